@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['presets', 'Recipe', 'Preset', 'preset', 'device', 'choose_precision', 'autocast', 'batches', 'images', 'forward',
-           'predict', 'accuracy', 'write', 'Run', 'Observer', 'Diverged', 'fit', 'plot_history']
+           'predict', 'accuracy', 'write', 'Run', 'Observer', 'Diverged', 'train_epoch', 'fit', 'plot_history']
 
-# %% ../nbs/02_training.ipynb #02f14a1e
-import contextlib, copy, ctypes, json, os, platform, warnings
+# %% ../nbs/02_training.ipynb #5234a4af
+import contextlib, copy, ctypes, json, os, platform, time, warnings
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -168,7 +168,7 @@ def _load(path):
     except (SafetensorError, OSError, ValueError, TypeError, KeyError) as e:
         raise InputError(f"the checkpoint {path} is damaged ({str(e).splitlines()[0]}): delete it and train again; training goes on from the one before") from None
 
-# %% ../nbs/02_training.ipynb #347b0577
+# %% ../nbs/02_training.ipynb #5a352af3
 class Run:
     "A folder with a recipe, a history and a checkpoint for each epoch, epoch 0 being the initialisation."
     def __init__(self,
@@ -191,6 +191,11 @@ class Run:
         "A row an epoch: epoch, lr, loss, clean, noisy, test (and all, where the truth is not known); empty before the first."
         path = self.path / "history.csv"
         return pd.read_csv(path, float_precision="round_trip") if path.is_file() else pd.DataFrame()
+
+    @property
+    def seconds(self) -> float:
+        "How long training has taken so far, over all the times that it was started."
+        return _load(self._file("resume", self.epochs[-1]))[1]["seconds"]
 
     @property
     def epochs(self) -> list:
@@ -272,9 +277,9 @@ def _open(path, about, model):
     else: write(path / "run.json", json.dumps(about, indent=1))
     return Run(path, model)
 
-# %% ../nbs/02_training.ipynb #6dbbb76b
+# %% ../nbs/02_training.ipynb #8e940886
 def _resume(run, model, optimizer, observers):
-    "Put model, optimizer and observers where the newest whole checkpoint left them; its epoch, or None if there is none"
+    "Put model, optimizer and observers where the newest whole checkpoint left them; its epoch (None if there is none) and the seconds until then"
     for epoch in reversed(run.epochs):
         state, rest = run._file("epoch", epoch), run._file("resume", epoch)
         if not rest.exists() and epoch < run.epochs[-1]: continue          # older than the last two
@@ -289,24 +294,53 @@ def _resume(run, model, optimizer, observers):
         for name, p in model.named_parameters():
             if name in momentum: optimizer.state[p]["momentum_buffer"] = momentum[name].to(p)
         for o in observers: o.rows = noted["observers"][o.name]
-        return epoch
+        return epoch, noted["seconds"]
+    return None, 0.
 
-def _checkpoint(run, epoch, model, optimizer, observers, row):
+def _checkpoint(run, epoch, seconds, model, optimizer, observers, row):
     "Write what an epoch leaves: first what resuming needs, last the checkpoint that says the epoch is done"
     history = run.history
     if len(history): history = history[history.epoch < epoch]
     history = pd.concat([history.astype(object), pd.DataFrame([row], dtype=object)])
     write(run.path / "history.csv", history.to_csv(index=False))
     momentum = {n: optimizer.state[p]["momentum_buffer"] for n, p in model.named_parameters() if "momentum_buffer" in optimizer.state[p]}
-    _save(run._file("resume", epoch), momentum, {"epoch": epoch, "observers": {o.name: o.rows for o in observers}})
-    _save(run._file("epoch", epoch), model.state_dict(), {"epoch": epoch})
+    _save(run._file("resume", epoch), momentum, {"seconds": seconds, "observers": {o.name: o.rows for o in observers}})
+    _save(run._file("epoch", epoch), model.state_dict(), {})
     kept = range(run.recipe.epochs + 1) if run.recipe.keep is None else [k % (run.recipe.epochs + 1) for k in run.recipe.keep]
     for e in run.epochs:
         if e < epoch - 1:
             run._file("resume", e).unlink(missing_ok=True)
             if e not in kept: run._file("epoch", e).unlink()
 
-# %% ../nbs/02_training.ipynb #e64a3c9d
+# %% ../nbs/02_training.ipynb #f19930bd
+def train_epoch(
+    epoch: int,                        # which, from 1 on
+    model: nn.Module,                  # trained in place
+    optimizer: torch.optim.Optimizer,  # of its parameters
+    train: Examples,                   # on the model's device
+    recipe: Recipe,                    # how
+    observers,                         # that have been started
+    precision: str,                    # "bf16" or "fp32"
+    bar: tqdm,                         # counts the steps
+) -> Tensor:                           # mean loss of each step
+    "One pass through the training set, in an order that follows from the recipe's seed and the epoch."
+    order, losses = torch.randperm(len(train), generator=torch.Generator().manual_seed(_seed(recipe, epoch))).to(train.y.device), []
+    steps = batches(order, recipe.batch)
+    torch.manual_seed(_seed(recipe, epoch))
+    model.train()
+    for step, index in enumerate(steps):
+        optimizer.param_groups[0]["lr"] = recipe.lr_at(epoch - 1 + (step + 0.5) / len(steps))
+        with autocast(train.y.device, precision): loss = F.cross_entropy(forward(model, train, index), train.y[index], reduction="none")
+        for o in observers:
+            with _unnoticed(model): o.batch(index, loss)
+        optimizer.zero_grad()
+        loss.mean().backward()
+        optimizer.step()
+        losses.append(loss.detach().mean())
+        bar.update()
+    return torch.stack(losses)
+
+# %% ../nbs/02_training.ipynb #abbb6e88
 def fit(
     model: nn.Module,         # (N, C, H, W) floats in [0, 1] to (N, classes) logits; trained in place
     train: Examples,          # to train on
@@ -335,46 +369,33 @@ def fit(
         run = _open(path, about, model)
         try:
             for o in observers: o.start(model, train)
-            done = _resume(run, model, optimizer, observers)
-            if done is None: _epoch(0, run, model, optimizer, train, test, observers, using, None); done = 0
-            steps = len(batches(torch.arange(len(train)), recipe.batch))
-            with tqdm(total=recipe.epochs * steps, initial=done * steps, desc=path.name, unit="step", disable=not progress) as bar:
-                for epoch in range(done + 1, recipe.epochs + 1):
+            done, seconds = _resume(run, model, optimizer, observers)
+            began, first = time.monotonic() - seconds, 0 if done is None else done + 1
+            steps = -(-len(train) // recipe.batch)
+            with tqdm(total=recipe.epochs * steps, initial=max(first - 1, 0) * steps, desc=path.name, unit="step", disable=not progress) as bar:
+                for epoch in range(first, recipe.epochs + 1):
                     row = _epoch(epoch, run, model, optimizer, train, test, observers, using, bar)
-                    bar.set_postfix({k: f"{v:.3f}" for k, v in row.items() if k not in ("epoch", "lr") and v is not None}, refresh=False)
+                    _checkpoint(run, epoch, time.monotonic() - began, model, optimizer, observers, row)
         finally:
             for o in observers: o.stop()
     return run
 
-# %% ../nbs/02_training.ipynb #7b815dc0
+# %% ../nbs/02_training.ipynb #ca6ee29e
 def _epoch(epoch, run, model, optimizer, train, test, observers, using, bar):
-    "Train for an epoch (none before epoch 1), measure, and write the checkpoint; the row of the history"
-    recipe, where, losses = run.recipe, train.y.device, []
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(_seed(recipe, epoch))).to(where)
-    steps = batches(order, recipe.batch) if epoch else ()
-    torch.manual_seed(_seed(recipe, epoch))
-    model.train()
-    for step, index in enumerate(steps):
-        optimizer.param_groups[0]["lr"] = lr = recipe.lr_at(epoch - 1 + (step + 0.5) / len(steps))
-        with autocast(where, using): loss = F.cross_entropy(forward(model, train, index), train.y[index], reduction="none")
-        for o in observers:
-            with _unnoticed(model): o.batch(index, loss)
-        optimizer.zero_grad()
-        loss.mean().backward()
-        optimizer.step()
-        losses.append(loss.detach().mean())
-        bar.update()
-    bad = (~torch.stack(losses).isfinite()).nonzero() if losses else ()
-    if len(bad):
-        raise Diverged(f"the loss is not finite in epoch {epoch}, step {int(bad[0]) + 1} of {len(steps)}: try a smaller lr (now {recipe.lr}) or a later peak; "
-                       f"the checkpoints up to epoch {epoch - 1} are in {run.path}")
+    "Train for an epoch (epoch 0 is the initialisation) and measure; the row of the history"
+    lr = loss = None
+    if epoch:
+        losses = train_epoch(epoch, model, optimizer, train, run.recipe, observers, using, bar)
+        bad = (~losses.isfinite()).nonzero()
+        if len(bad):
+            raise Diverged(f"the loss is not finite in epoch {epoch}, step {int(bad[0]) + 1} of {len(losses)}: try a smaller lr (now {run.recipe.lr}) "
+                           f"or a later peak; the checkpoints up to epoch {epoch - 1} are in {run.path}")
+        lr, loss = optimizer.param_groups[0]["lr"], losses.mean().item()
     with _unnoticed(model):
-        if epoch:
-            for o in observers: o.epoch(epoch)
-        row = {"epoch": epoch, "lr": lr if losses else None, "loss": torch.stack(losses).mean().item() if losses else None,
-               **accuracy(model, train, precision=using), "test": accuracy(model, test, precision=using)["clean"]}
-    _checkpoint(run, epoch, model, optimizer, observers, row)
-    return row
+        for o in observers if epoch else (): o.epoch(epoch)
+        measured = {**accuracy(model, train, precision=using), "test": accuracy(model, test, precision=using)["clean"]}
+    bar.set_postfix({k: f"{v:.3f}" for k, v in measured.items() if v is not None})
+    return {"epoch": epoch, "lr": lr, "loss": loss, **measured}
 
 # %% ../nbs/02_training.ipynb #a0e946b1
 def plot_history(
