@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['InputError', 'Examples', 'sample', 'data_root', 'load', 'add_label_noise', 'randomize_labels', 'plot_examples']
 
-# %% ../nbs/00_data.ipynb #87019de1
+# %% ../nbs/00_data.ipynb #65ca6066
 import hashlib, os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .style import axes, colors
+from .style import axes, colors, styled
 
 # %% ../nbs/00_data.ipynb #04abd103
 class InputError(ValueError):
@@ -209,7 +209,8 @@ def randomize_labels(
     y[index] = torch.randint(len(examples.classes), (len(index),), generator=g)
     return replace(examples, y=y, y_true=examples.y if examples.y_true is None else examples.y_true)
 
-# %% ../nbs/00_data.ipynb #43f89ec6
+# %% ../nbs/00_data.ipynb #e6f98af4
+@styled
 def plot_examples(
     examples: Examples,  # to show some of
     index,               # which, a sequence of indices

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['modes', 'Tied', 'tie', 'plot_owned', 'recalibrate', 'mode_accuracy', 'plot_modes']
 
-# %% ../nbs/07_dropout.ipynb #6961cf3c
+# %% ../nbs/07_dropout.ipynb #52c50593
 import copy
 from functools import partial
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .data import Examples, InputError
 from .models import batch_norms, blocks, network
-from .style import axes, colors
+from .style import axes, colors, styled
 from .training import accuracy, autocast, batches, choose_precision, forward
 
 # %% ../nbs/07_dropout.ipynb #6e3b89df
@@ -106,7 +106,8 @@ def tie(
     if unknown: raise InputError(f"there is no block {', '.join(unknown)}: choose from {', '.join(sites)}")
     return Tied(model, {n: s for n, s in sites.items() if names is None or n in names}, examples, p_gen, p_mem, seed)
 
-# %% ../nbs/07_dropout.ipynb #0e4560c8
+# %% ../nbs/07_dropout.ipynb #831a99f0
+@styled
 def plot_owned(
     tied: Tied,   # a network with example-tied dropout
     index,        # examples to show, one a row
@@ -158,7 +159,8 @@ def mode_accuracy(
     finally: tied.mode = before
     return pd.DataFrame(rows)
 
-# %% ../nbs/07_dropout.ipynb #9cfe484b
+# %% ../nbs/07_dropout.ipynb #dda27e5d
+@styled
 def plot_modes(
     table: pd.DataFrame,  # of `mode_accuracy`; rows for other networks may be put before
     ax=None,              # axes to draw on

@@ -6,7 +6,7 @@
 __all__ = ['batch_norms', 'Site', 'network', 'build', 'conv_block', 'Residual', 'GlobalMaxPool', 'Scale', 'Normalize', 'resnet9',
            'layers', 'neurons', 'blocks', 'plot_layers']
 
-# %% ../nbs/01_models.ipynb #6bc01f07
+# %% ../nbs/01_models.ipynb #024cb8ed
 import functools, inspect
 from collections import OrderedDict, namedtuple
 from importlib import import_module
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .data import InputError
-from .style import axes, colors
+from .style import axes, colors, styled
 
 # %% ../nbs/01_models.ipynb #05ca0d26
 _networks = {}
@@ -199,7 +199,8 @@ def blocks(
     if not found: raise InputError(f"{type(model).__name__} has no block before its classifier: there is nothing to gate")
     return {name: _site(model, module, source) for name, module, source in found}
 
-# %% ../nbs/01_models.ipynb #70a2d7fa
+# %% ../nbs/01_models.ipynb #feefe6f6
+@styled
 def plot_layers(
     model: nn.Module,  # any network
     ax=None,           # axes to draw on

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['presets', 'Recipe', 'Preset', 'preset', 'device', 'choose_precision', 'autocast', 'batches', 'images', 'forward',
-           'predict', 'accuracy', 'write', 'Run', 'Observer', 'Diverged', 'train_epoch', 'fit', 'plot_history']
+           'predict', 'accuracy', 'write', 'Run', 'Observer', 'Diverged', 'train_epoch', 'fit', 'plot_history',
+           'memorized_during']
 
-# %% ../nbs/02_training.ipynb #5234a4af
+# %% ../nbs/02_training.ipynb #6941b1b9
 import contextlib, copy, ctypes, json, os, platform, time, warnings
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from tqdm.auto import tqdm
 from . import __version__
 from .data import Examples, InputError
 from .models import build
-from .style import axes, colors
+from .style import axes, colors, styled
 
 # %% ../nbs/02_training.ipynb #c0c47a75
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def predict(
             return torch.cat([forward(model, examples, i).float() for i in batches(torch.arange(len(examples), device=where), batch)])
     finally: model.train(was)
 
-# %% ../nbs/02_training.ipynb #4901413f
+# %% ../nbs/02_training.ipynb #4ebdc683
 def accuracy(
     model: nn.Module,    # any network
     examples: Examples,  # a training or test set
@@ -142,7 +143,7 @@ def accuracy(
     "Fractions of examples that a network gives their (training) label."
     right = predict(model, examples, **kwargs).argmax(1) == examples.y.to(next(model.parameters()).device)
     groups = {"all": slice(None)} if examples.y_true is None else {"clean": ~examples.noisy, "noisy": examples.noisy}
-    return {k: right[g].float().mean().item() if len(right[g]) else None for k, g in groups.items()}
+    return {k: right[g].double().mean().item() if len(right[g]) else None for k, g in groups.items()}
 
 # %% ../nbs/02_training.ipynb #0843bb1e
 def write(
@@ -204,7 +205,7 @@ class Run:
 
     def _file(self, kind, epoch): return self.path / f"{kind}-{epoch:04d}.safetensors"
 
-# %% ../nbs/02_training.ipynb #d51935e4
+# %% ../nbs/02_training.ipynb #1e8faea4
 @patch
 def state(self: Run,
     epoch: int = -1,   # which checkpoint; -1 is the last
@@ -213,6 +214,16 @@ def state(self: Run,
     if epoch < 0 and self.epochs: epoch += self.recipe.epochs + 1
     if epoch not in self.epochs: raise InputError(f"{self.path} has no checkpoint of epoch {epoch}: it has {', '.join(map(str, self.epochs)) or 'none'}")
     return _load(self._file("epoch", epoch))[0]
+
+@patch
+def check(self: Run,
+    train: Examples,   # that is said to be the run's training set
+):
+    "`InputError` if the run was trained on anything else."
+    if train.fingerprint != self.about["data"]["fingerprint"]:
+        was = self.about["data"]
+        raise InputError(f"these {len(train)} examples of {train.name} are not the training set of {self.path}, {was['examples']} examples of {was['name']}: "
+                         "give the same, with the same label noise and seed")
 
 @patch
 def model(self: Run,
@@ -251,7 +262,7 @@ class Observer:
         "The table so far."
         return pd.DataFrame(self.rows)
 
-# %% ../nbs/02_training.ipynb #d1d07cbf
+# %% ../nbs/02_training.ipynb #a847d97e
 class Diverged(RuntimeError):
     "The loss became infinite or not a number."
 
@@ -264,13 +275,16 @@ def _unnoticed(model):
     with torch.random.fork_rng(): yield
     model.train(was)
 
+def _flat(d, path=""):
+    "A nested dict as {words of the path: value}; the module that a network's function stands in is not a setting"
+    return {k: v for key, val in d.items() if key != "module" for k, v in (_flat(val, f"{path}{key} ") if isinstance(val, dict) else {f"{path}{key}": val}).items()}
+
 def _open(path, about, model):
     "The run in folder `path`, new or begun with these settings"
     if (path / "run.json").is_file():
         found = Run(path).about
-        flat = lambda d, p="": {k: v for key, val in d.items() for k, v in (flat(val, f"{p}{key} ") if isinstance(val, dict) else {f"{p}{key}": val}).items()}
-        old, new = flat({k: found[k] for k in ("recipe", "network", "data")}), flat(json.loads(json.dumps({k: about[k] for k in ("recipe", "network", "data")})))
-        differ = [f"{k} {old.get(k)}, not {new.get(k)}" for k in {**old, **new} if old.get(k) != new.get(k)]
+        old, new = _flat(found), _flat(json.loads(json.dumps(about)))
+        differ = [f"{k} {old.get(k)}, not {new.get(k)}" for k in {**old, **new} if k.split()[0] in ("recipe", "network", "data") and old.get(k) != new.get(k)]
         if differ: raise InputError(f"{path} holds a run with other settings ({'; '.join(differ)}): choose another folder, or the same settings to go on")
         now = {k: about[k] for k in ("threads", "device", "precision")}
         if now != {k: found[k] for k in now}: warnings.warn(f"{path} was begun with {({k: found[k] for k in now})} and goes on with {now}: the bits may differ")
@@ -397,7 +411,8 @@ def _epoch(epoch, run, model, optimizer, train, test, observers, using, bar):
     bar.set_postfix({k: f"{v:.3f}" for k, v in measured.items() if v is not None})
     return {"epoch": epoch, "lr": lr, "loss": loss, **measured}
 
-# %% ../nbs/02_training.ipynb #a0e946b1
+# %% ../nbs/02_training.ipynb #97144ce8
+@styled
 def plot_history(
     history: pd.DataFrame,  # of a run
     ax=None,                # axes to draw on
@@ -409,3 +424,14 @@ def plot_history(
     ax.set(xlabel="epoch", ylabel="accuracy", ylim=(-0.03, 1.03), title="What is learned first, what is memorized later")
     ax.legend()
     return ax
+
+# %% ../nbs/02_training.ipynb #a9658e65
+def memorized_during(
+    history: pd.DataFrame,  # of a run whose truth is known
+) -> tuple:                 # (first, last) epoch
+    "The epochs in which accuracy on noisy examples goes from a tenth to nine tenths; to the last epoch if it never does."
+    trained = history[history.epoch > 0]
+    learned = trained.epoch[trained.noisy > .9]
+    end = int(learned.iloc[0] if len(learned) else history.epoch.max())
+    before = trained.epoch[(trained.noisy <= .1) & (trained.epoch < end)]
+    return int(before.max()) + 1 if len(before) else 1, end

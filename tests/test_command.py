@@ -1,0 +1,108 @@
+"What a notebook cannot show: `memloc` as a process, refused, killed, and out of disk."
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+MEMLOC = Path(sys.executable).parent / "memloc"
+
+
+def start(out, *options, **kwargs):
+    command = [MEMLOC, "study", "--preset", "smoke", "--out", out, *options]
+    return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
+
+
+def finish(process):
+    stdout, stderr = process.communicate(timeout=300)
+    return process.returncode, stdout, stderr
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    "The folder of a study that nothing happened to"
+    out = tmp_path_factory.mktemp("whole") / "study"
+    status, stdout, stderr = finish(start(out))
+    assert status == 0, stderr
+    return out
+
+
+def assert_same(out, whole):
+    for f in ("plain/epoch-0008.safetensors", "tied/epoch-0008.safetensors", "history.csv", "gradients.csv", "dropout.csv"):
+        assert (out / f).read_bytes() == (whole / f).read_bytes(), f
+    ours, theirs = (json.loads((d / "results.json").read_text()) for d in (out, whole))
+    for r in (ours, theirs): del r["training"]["seconds"]
+    assert ours == theirs
+
+
+def test_killed_at_any_moment(tmp_path, whole):
+    out, draw = tmp_path / "study", random.Random(0)
+    kills = 0
+    for awaited in ("study.json", "plain/epoch-0000.safetensors", "plain/epoch-0003.safetensors", "history.csv", "tied/epoch-0002.safetensors", "dropout.csv", None):
+        process = start(out)
+        while awaited and not (out / awaited).exists() and process.poll() is None: time.sleep(0.005)
+        if awaited: time.sleep(draw.random() * 0.2)
+        if awaited and process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        status, _, stderr = finish(process)
+    assert kills >= 4
+    assert status == 0, stderr
+    assert_same(out, whole)
+
+
+def test_truncated_checkpoint(tmp_path, whole):
+    out = tmp_path / "study"
+    process = start(out)
+    while not (out / "plain/epoch-0004.safetensors").exists(): time.sleep(0.005)
+    process.kill()
+    finish(process)
+    newest = max((out / "plain").glob("epoch-*.safetensors"))
+    newest.write_bytes(newest.read_bytes()[:5000])
+    status, _, stderr = finish(start(out))
+    assert status == 0 and newest.name in stderr and "damaged" in stderr
+    assert_same(out, whole)
+
+
+def test_disk_full(tmp_path, whole):
+    "A limit on the size of files stands for a full disk"
+    out = tmp_path / "study"
+    status, _, stderr = finish(start(out, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))))
+    assert status == 1 and "Traceback" not in stderr
+    assert stderr.splitlines()[-1].startswith("memloc: ") and "could not be written" in stderr.splitlines()[-1]
+    assert not list(out.rglob("*.part"))
+    status, _, stderr = finish(start(out))
+    assert status == 0, stderr
+    assert_same(out, whole)
+
+
+@pytest.mark.parametrize("options, sentence", [
+    (["--data", "mnits"], "there is no data set mnits"),
+    (["--noise", "1"], "not including, 1"),
+    (["--examples", "0"], "ask for 1 to 1437"),
+    (["--data", "bad.npz"], "images are uint8"),
+])
+def test_refused(tmp_path, options, sentence):
+    np.savez(tmp_path / "bad.npz", x_train=np.zeros((2, 16, 16)), y_train=[0, 1], x_test=np.zeros((2, 16, 16)), y_test=[0, 1])
+    status, stdout, stderr = finish(start(tmp_path / "study", *options, cwd=tmp_path))
+    assert status == 2 and stdout == "" and len(stderr.splitlines()) == 1 and sentence in stderr
+    assert not (tmp_path / "study").exists()
+
+
+def test_other_settings_leave_a_study_alone(whole):
+    before = {f: f.read_bytes() for f in whole.rglob("*") if f.is_file()}
+    status, _, stderr = finish(start(whole, "--seed", 1))
+    assert status == 2 and len(stderr.splitlines()) == 1 and "seed 0, not 1" in stderr
+    assert {f: f.read_bytes() for f in whole.rglob("*") if f.is_file()} == before
+
+
+def test_import_is_quiet():
+    code = "import sys, memloc; print(sorted({'torch', 'matplotlib', 'IPython'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ).stdout.strip() == "[]"
