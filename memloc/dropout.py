@@ -30,7 +30,7 @@ def _keys(seed, block, channels):
     start = torch.tensor([seed & 0xFFFFFFFF, block])
     return _mix(_mix(_mix(start[:1] + 0x9E3779B9) ^ start[1:]) ^ torch.arange(channels))
 
-# %% ../nbs/07_dropout.ipynb #aa0dd646
+# %% ../nbs/07_dropout.ipynb #6ff4464b
 modes = ("own", "expected", "dropped")
 
 class Tied(nn.Module):
@@ -40,12 +40,13 @@ class Tied(nn.Module):
 
     def __init__(self, network, sites, examples, p_gen, p_mem, seed):
         super().__init__()
+        numbers = {name: b for b, name in enumerate(blocks(network))}   # of a block, whichever others are gated
         self.network, self.sites, self.examples, self.p_gen, self.p_mem = network, sites, examples, p_gen, p_mem
         self._mode = self._gates = None
         self.generalization = {name: max(1, round(p_gen * site.channels)) for name, site in sites.items()}   # neurons that always fire
         always = torch.cat([torch.arange(s.channels) < self.generalization[n] for n, s in sites.items()])
         self.register_buffer("always", always, persistent=False)
-        self.register_buffer("keys", torch.cat([_keys(seed, b, s.channels) for b, s in enumerate(sites.values())]), persistent=False)
+        self.register_buffer("keys", torch.cat([_keys(seed, numbers[n], s.channels) for n, s in sites.items()]), persistent=False)
         for i, site in enumerate(sites.values()): network.get_submodule(site.module).register_forward_hook(partial(self._gate, i))
 
     @property

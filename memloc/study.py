@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['study', 'report', 'summarise', 'bench', 'main']
 
-# %% ../nbs/12_study.ipynb #589b21fb
+# %% ../nbs/12_study.ipynb #ce6ab402
 import argparse, base64, io, json, platform, subprocess, sys, time, warnings
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,10 @@ from . import __version__, training
 from .data import Examples, InputError, add_label_noise, load, plot_examples, sample
 from .dropout import mode_accuracy, plot_modes, tie
 from .gradients import GradientAccounting, noisy_share, plot_cosines, plot_norms
-from .models import resnet9
+from .models import neurons, resnet9
+from .neurons import accuracy_after, plot_removals, remove_neurons
+from .retraining import plot_retraining, retrain
+from .rewinding import plot_rewinding, rewind
 from .style import axes, colors, styled
 from .training import Diverged, Recipe, choose_precision, device, fit, memorized_during, plot_history, predict, train_epoch, write
 
@@ -55,7 +58,7 @@ def _environment(precision):
     name = torch.cuda.get_device_name() if device().type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     return {"memloc": __version__, "torch": torch.__version__, "python": platform.python_version(), "device": name, "precision": precision, "commit": commit}
 
-# %% ../nbs/12_study.ipynb #04a00889
+# %% ../nbs/12_study.ipynb #683bb12e
 def _matrix(table): return [[None if pd.isna(v) else float(v) for v in row] for row in table.to_numpy()]
 
 def _training(study):
@@ -70,6 +73,35 @@ def _gradients(study):
     share, cosine = noisy_share(frame), frame.pivot(index="epoch", columns="layer", values="cosine")[list(frame.layer.unique())]
     return {"gradients": {"layers": list(share), "epochs": share.index.tolist(), "noisy_share": _matrix(share), "cosine": _matrix(cosine)}}, {"gradients": frame}
 
+def _rewinding(study):
+    "Every layer put back to eleven checkpoints"
+    run, epochs = study.plain()[0], sorted({round(e) for e in np.linspace(0, study.recipe.epochs, 11)})
+    frame = rewind(run, study.train, epochs=epochs, progress=study.progress)
+    table = lambda group: _matrix(frame.pivot(index="layer", columns="epoch", values=group).loc[frame.layer.unique()])
+    return {"rewinding": {"layers": list(frame.layer.unique()), "epochs": epochs, "clean": table("clean"), "noisy": table("noisy")}}, {"rewinding": frame}
+
+def _retraining(study):
+    "Every layer trained anew on clean examples"
+    frame = retrain(study.plain()[0], study.train, epochs=min(20, study.recipe.epochs), seed=study.seed, progress=study.progress)
+    end = frame[frame.epoch == frame.epoch.max()]
+    return {"retraining": {"layers": end.layer.tolist(), "clean": end.clean.tolist(), "noisy": end.noisy.tolist()}}, {"retraining": frame}
+
+def _neurons(study):
+    "Clean and noisy examples taken apart, the first of each that the network gets right"
+    run, train, most = study.plain()[0], study.train, 100
+    model = run.model().to(device())
+    right = predict(model, train).argmax(1).cpu() == train.y
+    chosen = torch.cat([(right & group).nonzero()[:study.probed, 0] for group in (~train.noisy, train.noisy)])
+    removals = remove_neurons(model, train, chosen, most, seed=study.seed, progress=study.progress)
+    after, before = accuracy_after(model, train, removals, progress=study.progress), {}
+    for group, lies in (("clean", False), ("noisy", True)):
+        mine = after[after.noisy == lies]
+        layers = removals[(removals.noisy == lies) & removals["index"].isin(mine["index"][mine.flipped])].groupby("layer", sort=False).size()
+        before[group] = {"examples": len(mine), "flipped": int(mine.flipped.sum()), "median": float(np.median(np.where(mine.flipped, mine.removed, most + 1))) if len(mine) else None,
+                         "by_layer": {layer: int(layers.get(layer, 0)) for layer in neurons(model)},
+                         "accuracy_after": {k: float(mine[mine.flipped][f"{k}_after"].mean()) if mine.flipped.any() else None for k in ("clean", "noisy")}}
+    return {"neurons": before}, {"neurons": removals, "neurons_after": after}
+
 def _dropout(study):
     "Example-tied dropout in each mode"
     tied = tie(study.network(), examples=len(study.train), seed=study.seed)
@@ -77,15 +109,15 @@ def _dropout(study):
     frame = mode_accuracy(tied, study.train, study.test)
     return {"dropout": {r["mode"]: {k: r[k] for k in ("clean", "noisy", "test") if pd.notna(r[k])} for r in frame.to_dict("records")}}, {"dropout": frame}
 
-_parts = {"gradients": _gradients, "dropout": _dropout}
+_parts = {"gradients": _gradients, "rewinding": _rewinding, "retraining": _retraining, "neurons": _neurons, "dropout": _dropout}
 
-# %% ../nbs/12_study.ipynb #79a3ec82
+# %% ../nbs/12_study.ipynb #7ebaff95
 class _Study:
     "What the parts of a study share: data, network, recipe, and the plain run, which is trained when first asked for"
     def __init__(self, settings, out, progress):
         size, self.seed, self.out, self.progress = training.preset(settings["preset"]), settings["seed"], out, progress
         self.train, self.test = _data(settings)
-        self.recipe, self.width, self._plain = replace(size.recipe, seed=self.seed), size.width, None
+        self.recipe, self.width, self.probed, self._plain = replace(size.recipe, seed=self.seed), size.width, size.probed, None
 
     def network(self): return resnet9(self.train.x.shape[1], len(self.train.classes), self.width, self.seed)
 
@@ -96,7 +128,7 @@ class _Study:
             self._plain = fit(self.network(), self.train, self.test, self.recipe, self.out / "plain", [accounting], self.progress), accounting
         return self._plain
 
-# %% ../nbs/12_study.ipynb #17d11d91
+# %% ../nbs/12_study.ipynb #30f5f369
 def study(
     data: str = "digits",          # as for `load`
     examples: int | None = None,   # training examples, drawn at random; the preset's number if None
@@ -125,7 +157,7 @@ def study(
         section, tables = part(this)
         for table, frame in tables.items(): write(out / f"{table}.csv", frame.to_csv(index=False))
         about = {k: settings[k] for k in ("data", "preset", "seed", "noise")} | {"environment": _environment(choose_precision(this.recipe.precision, device()))}
-        found = {**about, **{k: v for k, v in found.items() if k not in about}, **section}
+        found = about | {k: (found | section)[k] for k in ("training", *_parts) if k in found or k in section}
         write(results, json.dumps(found, indent=1))
     report(out)
     return found
@@ -148,12 +180,15 @@ def _story(r, n):
     if lost > .03: yield f"This has a price: {_percent(lost)} of the right labels are forgotten with the wrong ones, since here they too were stored, in part, in memorization neurons."
     yield (f"On the test set it gets {_percent(abs(gain))} {'more' if gain > 0 else 'less'} of the pictures right than the plain network." if abs(gain) >= .0005 else "On the test set it is as good as the plain network.")
 
-# %% ../nbs/12_study.ipynb #333f1f37
+# %% ../nbs/12_study.ipynb #f7a51440
 _figures = {   # file: (heading, what the picture says, the tables that it needs)
     "examples": ("Labels that lie", "Above each picture is the label that the network was trained on. Orange ones are wrong, and the true class follows in brackets. Nothing in these pictures tells their label: it can only be memorized.", ()),
     "history": ("Learning, then memorizing", "Accuracy after each epoch. The network first learns what is common to many pictures (blue and green rise); later it memorizes the wrong labels one by one (orange rises), often while test accuracy falls.", ("history",)),
     "gradients_norms": ("Who pulls at which layer?", "The strength with which the clean (blue) and the noisy examples (orange) pull at each layer while the noisy ones are memorized. Few examples are noisy, yet they pull about as hard as all the others, and at every layer: memorization is not the business of the last layers.", ("gradients", "history")),
     "gradients_cosines": ("They pull against each other", "The cosine between the two pulls. Red: what helps the noisy examples harms the clean ones at that layer and in that epoch.", ("gradients",)),
+    "rewinding": ("What is a layer's way back worth?", "One layer at a time was put back to an earlier epoch, the rest left as it ended. Where the right-hand picture is dark and the left-hand one bright, that layer's later epochs were needed for the wrong labels and not for the right ones. Between the dotted lines the wrong labels were learned.", ("rewinding", "history")),
+    "retraining": ("Does a layer have to see a wrong label to give it back?", "One layer at a time was put back to its random start and trained anew on the clean examples only, the rest frozen. A curve on the right that comes back up belongs to a layer that did not hold the wrong labels: the others gave them back.", ("retraining",)),
+    "neurons": ("How many neurons hold one label?", "For one example at a time, the neuron that it needs most and the others least was removed, until the network no longer gave its label. The further to the left a curve rises, the fewer neurons it took. On the right: in which layers the removed neurons are.", ("neurons",)),
     "dropout": ("Memorize in neurons set aside, then drop them", "Own: every example uses its own memorization neurons, and the wrong labels are all there. Expected: they count as on average. Dropped: they are off, as in the paper. Dropped, recalibrated: off, and the batch norms' averages are estimated anew from the training images.", ("dropout", "history"))}
 
 def _draw(out, train):
@@ -165,7 +200,8 @@ def _draw(out, train):
         plain = pd.DataFrame([{"mode": "plain network", **history.iloc[-1][["clean", "noisy", "test"]]}])
         return plot_modes(pd.concat([plain, tables["dropout"]]))
     plots = {"examples": examples, "history": lambda: plot_history(history), "gradients_norms": lambda: plot_norms(tables["gradients"], memorized_during(history)),
-             "gradients_cosines": lambda: plot_cosines(tables["gradients"]), "dropout": modes}
+             "gradients_cosines": lambda: plot_cosines(tables["gradients"]), "rewinding": lambda: plot_rewinding(tables["rewinding"], memorized_during(history)),
+             "retraining": lambda: plot_retraining(tables["retraining"]), "neurons": lambda: plot_removals(tables["neurons"]), "dropout": modes}
     for name, (_, _, needs) in _figures.items():
         if all(n in tables for n in needs): pngs[name] = _png(plots[name]())
     return pngs

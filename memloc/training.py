@@ -52,7 +52,7 @@ class Recipe:
         "The learning rate after `t` epochs, a fraction of one included"
         return float(np.interp(t, [0, self.peak, self.epochs], [0, self.lr, 0] if self.peak else [self.lr, self.lr, 0]))
 
-# %% ../nbs/02_training.ipynb #42bd299f
+# %% ../nbs/02_training.ipynb #d8b80ee1
 @dataclass(frozen=True)
 class Preset:
     "A size for experiments."
@@ -60,11 +60,12 @@ class Preset:
     recipe: Recipe        # how to train
     width: float          # factor for the network's channels
     examples: int | None  # training examples at most; all if None
+    probed: int           # clean examples, and as many noisy ones, that probes of single examples take
 
 presets = {p.name: p for p in [
-    Preset("smoke", Recipe(epochs=8, batch=64, peak=2), 0.125, 300),
-    Preset("laptop", Recipe(batch=128), 0.5, None),
-    Preset("paper", Recipe(), 1.0, None)]}
+    Preset("smoke", Recipe(epochs=8, batch=64, peak=2), 0.125, 300, 10),
+    Preset("laptop", Recipe(batch=128), 0.5, None, 200),
+    Preset("paper", Recipe(), 1.0, None, 1000)]}
 
 def preset(
     name: str | None = None,  # smoke, laptop or paper; `$MEMLOC_PRESET` if None, and laptop if that is not set
