@@ -167,23 +167,24 @@ def accuracy_after(
     model.train(was)
     return pd.DataFrame(rows)
 
-# %% ../nbs/06_neurons.ipynb #74462469
+# %% ../nbs/06_neurons.ipynb #40003581
 @styled
 def plot_removals(
     removals: pd.DataFrame,  # of `remove_neurons`
     max_removed: int = 100,  # that was allowed
+    layers=None,             # in the order to show them in; as they come if None
     ax=None,                 # two axes to draw on
 ):
     "How many neurons clean and noisy examples take, and in which layers they are. Returns the two axes."
-    both = axes(ax, ncols=2, figsize=(10, 3.2))
+    both, layers = axes(ax, ncols=2, figsize=(10, 3.2)), list(removals.layer.unique() if layers is None else layers)
     ends = removals.groupby("index").last()
     for shift, (group, lies) in zip((-.2, .2), (("clean", False), ("noisy", True))):
         mine = ends[ends.noisy == lies]
         taken = np.sort(np.where(mine.flipped, mine.step, max_removed + 1))
         both[0].step(taken, np.arange(1, len(taken) + 1) / len(taken), where="post", color=colors[group], label=group)
-        counts = removals[removals.noisy == lies].groupby("layer", sort=False).size().reindex(removals.layer.unique(), fill_value=0)
+        counts = removals[removals.noisy == lies].groupby("layer").size().reindex(layers, fill_value=0)
         both[1].bar(np.arange(len(counts)) + shift, counts / counts.sum(), .4, color=colors[group])
-    both[1].set_xticks(range(len(counts)), counts.index, rotation=45)
+    both[1].set_xticks(range(len(layers)), layers, rotation=45)
     both[0].set(xlabel="neurons removed", ylabel="share that has flipped", title="How many it takes", ylim=(0, 1.03))
     both[1].set(ylabel="share of removed neurons", title="Where they are")
     both[0].legend()

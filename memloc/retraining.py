@@ -71,7 +71,7 @@ def retrain(
                 rows.append({"layer": layer, "epoch": epoch, **accuracy(model, train, precision=precision)})
     return pd.DataFrame(rows)
 
-# %% ../nbs/05_retraining.ipynb #f11a385a
+# %% ../nbs/05_retraining.ipynb #7be86e66
 @styled
 def plot_retraining(
     frame: pd.DataFrame,  # of `retrain`
@@ -86,6 +86,7 @@ def plot_retraining(
             ax.plot(rows.epoch, rows[group], color=shades(i / max(1, len(layers) - 1)), label=layer)
         ax.set(xlabel="epoch of retraining", ylim=(-.03, 1.03))
         ax.set_title(f"Accuracy on {group} examples", color=colors[group])
+        ax.xaxis.get_major_locator().set_params(integer=True)
     both[0].set_ylabel("accuracy")
     both[1].legend(title="retrained layer", loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
     return both

@@ -180,7 +180,7 @@ def _story(r, n):
     if lost > .03: yield f"This has a price: {_percent(lost)} of the right labels are forgotten with the wrong ones, since here they too were stored, in part, in memorization neurons."
     yield (f"On the test set it gets {_percent(abs(gain))} {'more' if gain > 0 else 'less'} of the pictures right than the plain network." if abs(gain) >= .0005 else "On the test set it is as good as the plain network.")
 
-# %% ../nbs/12_study.ipynb #f7a51440
+# %% ../nbs/12_study.ipynb #b0211494
 _figures = {   # file: (heading, what the picture says, the tables that it needs)
     "examples": ("Labels that lie", "Above each picture is the label that the network was trained on. Orange ones are wrong, and the true class follows in brackets. Nothing in these pictures tells their label: it can only be memorized.", ()),
     "history": ("Learning, then memorizing", "Accuracy after each epoch. The network first learns what is common to many pictures (blue and green rise); later it memorizes the wrong labels one by one (orange rises), often while test accuracy falls.", ("history",)),
@@ -191,7 +191,7 @@ _figures = {   # file: (heading, what the picture says, the tables that it needs
     "neurons": ("How many neurons hold one label?", "For one example at a time, the neuron that it needs most and the others least was removed, until the network no longer gave its label. The further to the left a curve rises, the fewer neurons it took. On the right: in which layers the removed neurons are.", ("neurons",)),
     "dropout": ("Memorize in neurons set aside, then drop them", "Own: every example uses its own memorization neurons, and the wrong labels are all there. Expected: they count as on average. Dropped: they are off, as in the paper. Dropped, recalibrated: off, and the batch norms' averages are estimated anew from the training images.", ("dropout", "history"))}
 
-def _draw(out, train):
+def _draw(out, train, results):
     "Draw the figures whose tables are in `out`; {name: PNG}"
     tables = {f.stem: pd.read_csv(f) for f in out.glob("*.csv")}
     history, pngs = tables.get("history"), {}
@@ -201,7 +201,7 @@ def _draw(out, train):
         return plot_modes(pd.concat([plain, tables["dropout"]]))
     plots = {"examples": examples, "history": lambda: plot_history(history), "gradients_norms": lambda: plot_norms(tables["gradients"], memorized_during(history)),
              "gradients_cosines": lambda: plot_cosines(tables["gradients"]), "rewinding": lambda: plot_rewinding(tables["rewinding"], memorized_during(history)),
-             "retraining": lambda: plot_retraining(tables["retraining"]), "neurons": lambda: plot_removals(tables["neurons"]), "dropout": modes}
+             "retraining": lambda: plot_retraining(tables["retraining"]), "neurons": lambda: plot_removals(tables["neurons"], layers=results["neurons"]["clean"]["by_layer"]), "dropout": modes}
     for name, (_, _, needs) in _figures.items():
         if all(n in tables for n in needs): pngs[name] = _png(plots[name]())
     return pngs
@@ -234,7 +234,7 @@ def _write_page(out, title, story, pngs, tables):
     figures = [(*_figures[name][:2], base64.b64encode(png).decode()) for name, png in pngs.items()]
     write(out / "report.html", _page.render(title=title, story=story, figures=figures, tables=tables))
 
-# %% ../nbs/12_study.ipynb #2b133e04
+# %% ../nbs/12_study.ipynb #da43c41f
 def report(
     out: str | Path,  # folder of a study
 ) -> Path:            # of report.html
@@ -242,7 +242,7 @@ def report(
     out = Path(out)
     if not (out / "results.json").is_file(): raise InputError(f"{out} holds no finished part of a study: run memloc study --out {out} first")
     results, train = json.loads((out / "results.json").read_text()), _data(json.loads((out / "study.json").read_text()))[0]
-    pngs = _draw(out, train)
+    pngs = _draw(out, train, results)
     for name, png in pngs.items(): write(out / f"{name}.png", png)
     facts = [(k, results[k]) for k in ("preset", "seed", "noise")] + [("training examples", f"{len(train):,}"), ("seconds to train the plain network", results["training"]["seconds"]), *results["environment"].items()]
     _write_page(out, f"What did a network memorize of {Path(results['data']).stem}?", list(_story(results, len(train))), pngs, {"How this was made": facts})
@@ -411,7 +411,7 @@ def _parser():
     p.add_argument("--out", help="folder for bench.csv (default: print only)")
     return parser
 
-# %% ../nbs/12_study.ipynb #84275675
+# %% ../nbs/12_study.ipynb #b6c2c52a
 def _run(a):
     if a.command == "bench":
         if a.rounds < 1: raise InputError(f"{a.rounds} rounds were asked for: give at least 1")
@@ -432,7 +432,7 @@ def main(
 ):
     "The command `memloc`."
     arguments = _parser().parse_args(argv)
-    warnings.showwarning = lambda message, *_, **__: print(f"memloc: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, category, *_, **__: category is UserWarning and print(f"memloc: {message}", file=sys.stderr)
     try: _run(arguments)
     except InputError as e: sys.exit(_say(e, 2))
     except (OSError, Diverged) as e: sys.exit(_say(e, 1))

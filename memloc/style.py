@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['colors', 'rc', 'styled', 'axes']
 
-# %% ../nbs/style.ipynb #e722473b
+# %% ../nbs/style.ipynb #6623bda7
+import contextlib
+
 import matplotlib.pyplot as plt
 
-# %% ../nbs/style.ipynb #cb5d0b03
+# %% ../nbs/style.ipynb #753a061d
 colors = {"clean": "#0072B2", "noisy": "#D55E00", "test": "#009E73", "other": "#7F7F7F"}
 
 rc = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
@@ -16,7 +18,15 @@ rc = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "
       "legend.frameon": False, "lines.linewidth": 2, "figure.dpi": 100, "savefig.dpi": 120, "image.cmap": "viridis",
       "figure.constrained_layout.use": True}
 
-styled = plt.rc_context(rc)   # decorates functions that draw
+@contextlib.contextmanager
+def _style():
+    "Our settings inside, the user's afterwards; `rc_context` would also undo what a notebook's backend sets when it is first used"
+    before = {k: plt.rcParams[k] for k in rc}
+    plt.rcParams.update(rc)
+    try: yield
+    finally: plt.rcParams.update(before)
+
+styled = _style()   # decorates functions that draw
 
 @styled
 def axes(

@@ -170,7 +170,7 @@ def _load(path):
     except (SafetensorError, OSError, ValueError, TypeError, KeyError) as e:
         raise InputError(f"the checkpoint {path} is damaged ({str(e).splitlines()[0]}): delete it and train again; training goes on from the one before") from None
 
-# %% ../nbs/02_training.ipynb #5a352af3
+# %% ../nbs/02_training.ipynb #a1a8512f
 class Run:
     "A folder with a recipe, a history and a checkpoint for each epoch, epoch 0 being the initialisation."
     def __init__(self,
@@ -192,7 +192,8 @@ class Run:
     def history(self) -> pd.DataFrame:
         "A row an epoch: epoch, lr, loss, clean, noisy, test (and all, where the truth is not known); empty before the first."
         path = self.path / "history.csv"
-        return pd.read_csv(path, float_precision="round_trip") if path.is_file() else pd.DataFrame()
+        if not path.is_file(): return pd.DataFrame()
+        return pd.read_csv(path, dtype=str).map(float).astype({"epoch": int})   # Python's float reads back what was written, to the bit
 
     @property
     def seconds(self) -> float:
