@@ -21,7 +21,7 @@ from .style import axes, colors, styled
 class InputError(ValueError):
     "What memloc was given cannot be used; the message is one sentence that says why and what to do."
 
-# %% ../nbs/00_data.ipynb #e63b0c45
+# %% ../nbs/00_data.ipynb #7af80aa5
 @dataclass(frozen=True, eq=False)
 class Examples:
     "Images with their labels; the index of an example is its position here."
@@ -36,7 +36,8 @@ class Examples:
     @property
     def noisy(self) -> Tensor:
         "Which labels are wrong, (N,) bool; `InputError` where the truth is not known."
-        if self.y_true is None: raise InputError(f"nobody knows the true labels of {self.name}: give y_train_true in the .npz, or add label noise")
+        if self.y_true is None:
+            raise InputError(f"nobody knows the true labels of {self.name}: give y_train_true in the .npz, or add label noise")
         return self.y != self.y_true
 
     def to(self, device) -> "Examples":
@@ -100,13 +101,15 @@ def _svhn(root): return _torchvision("SVHN", root, {"split": "train"}, {"split":
 
 _builtin = {"digits": _digits, "mnist": _mnist, "cifar10": _cifar10, "svhn": _svhn}
 
-# %% ../nbs/00_data.ipynb #7326358b
+# %% ../nbs/00_data.ipynb #2e2b8b95
 def _images(x, key):
     "`x` as (N, C, H, W) uint8, from (N, H, W), (N, H, W, C) or (N, C, H, W)"
-    if x.dtype != np.uint8: raise InputError(f"{key} holds {x.dtype}, and images are uint8: for floats in [0, 1] store (255 * x).round().astype('uint8')")
+    if x.dtype != np.uint8:
+        raise InputError(f"{key} holds {x.dtype}, and images are uint8: for floats in [0, 1] store (255 * x).round().astype('uint8')")
     if x.ndim == 3: x = x[:, None]
     elif x.ndim == 4 and x.shape[-1] <= 4: x = x.transpose(0, 3, 1, 2)
-    if x.ndim != 4 or x.shape[1] > 4: raise InputError(f"{key} has shape {x.shape}, and images are (N, H, W), (N, H, W, C) or (N, C, H, W) with at most 4 channels")
+    if x.ndim != 4 or x.shape[1] > 4:
+        raise InputError(f"{key} has shape {x.shape}, and images are (N, H, W), (N, H, W, C) or (N, C, H, W) with at most 4 channels")
     return torch.from_numpy(np.ascontiguousarray(x))
 
 def _labels(y, n, classes, key):
@@ -117,7 +120,7 @@ def _labels(y, n, classes, key):
         raise InputError(f"{key} has labels from {y.min()} to {y.max()}, and with {classes} classes they must be from 0 to {classes - 1}")
     return torch.from_numpy(y.astype(np.int64))
 
-# %% ../nbs/00_data.ipynb #900a1886
+# %% ../nbs/00_data.ipynb #0a1db1ed
 def _examples(x_train, y_train, x_test, y_test, classes, name, y_train_true=None):
     "Checked training and test sets from NumPy arrays"
     x_train, x_test = _images(x_train, "x_train"), _images(x_test, "x_test")
@@ -133,7 +136,8 @@ def _examples(x_train, y_train, x_test, y_test, classes, name, y_train_true=None
 def _npz(path):
     try:
         with np.load(path, allow_pickle=False) as f: arrays = {k: f[k] for k in f.files}
-    except Exception as e: raise InputError(f"{path} cannot be read as an .npz without pickled objects ({e}): write it again with numpy.savez") from None
+    except Exception as e:
+        raise InputError(f"{path} cannot be read as an .npz without pickled objects ({e}): write it again with numpy.savez") from None
     missing = [k for k in ("x_train", "y_train", "x_test", "y_test") if k not in arrays]
     if missing: raise InputError(f"{path} lacks {', '.join(missing)}: it must hold x_train, y_train, x_test and y_test")
     labels = arrays["y_train"]
@@ -141,25 +145,28 @@ def _npz(path):
     classes = [str(c) for c in arrays.get("classes", ())]
     return _examples(arrays["x_train"], labels, arrays["x_test"], arrays["y_test"], classes, path.stem, arrays.get("y_train_true"))
 
-# %% ../nbs/00_data.ipynb #1477aaed
+# %% ../nbs/00_data.ipynb #a898ca0c
 def _folder(path):
     from PIL import Image, UnidentifiedImageError
     from torchvision.datasets import ImageFolder
     def read(split):
         try: folder = ImageFolder(path / split)
-        except FileNotFoundError as e: raise InputError(f"{path / split} is not a folder of class folders with images in them ({str(e).splitlines()[0]})") from None
+        except FileNotFoundError as e:
+            raise InputError(f"{path / split} is not a folder of class folders with images in them ({str(e).splitlines()[0]})") from None
         try: images = [Image.open(f) for f, _ in folder.samples]
         except UnidentifiedImageError as e: raise InputError(f"one of the images cannot be read ({e}): remove or replace it") from None
         for (f, _), image in zip(folder.samples, images):
-            if image.size != images[0].size: raise InputError(f"{f} has {image.size} pixels and the images before it {images[0].size}: make all images one size")
+            if image.size != images[0].size:
+                raise InputError(f"{f} has {image.size} pixels and the images before it {images[0].size}: make all images one size")
         return images, [label for _, label in folder.samples], folder.classes
     (train, y_train, classes), (test, y_test, test_classes) = read("train"), read("test")
-    if classes != test_classes: raise InputError(f"{path}/train has the classes {', '.join(classes)} and {path}/test {', '.join(test_classes)}: give both the same")
+    if classes != test_classes:
+        raise InputError(f"{path}/train has the classes {', '.join(classes)} and {path}/test {', '.join(test_classes)}: give both the same")
     mode = "L" if {image.mode for image in train + test} <= {"1", "L"} else "RGB"
     stack = lambda images: np.stack([np.asarray(image.convert(mode)) for image in images])
     return _examples(stack(train), y_train, stack(test), y_test, classes, path.name)
 
-# %% ../nbs/00_data.ipynb #585385d7
+# %% ../nbs/00_data.ipynb #e2a0ce90
 def data_root() -> Path:  # `$MEMLOC_DATA`, or `memloc` in the user's cache folder
     "Where data sets are kept"
     return Path(os.environ.get("MEMLOC_DATA") or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "memloc")
@@ -181,9 +188,10 @@ def load(
     if path.is_file(): return _npz(path)
     if path.is_dir(): return _folder(path)
     known = sorted({*_builtin, *(f.stem for f in root.glob("*.npz"))})
-    raise InputError(f"there is no data set {name}: choose one of {', '.join(known)}, or give the path of an .npz or of a folder with train/ and test/")
+    raise InputError(f"there is no data set {name}: choose one of {', '.join(known)}, "
+                     "or give the path of an .npz or of a folder with train/ and test/")
 
-# %% ../nbs/00_data.ipynb #2d968132
+# %% ../nbs/00_data.ipynb #cd6cc89a
 def add_label_noise(
     examples: Examples,  # with labels that are all true, as far as is known
     fraction: float,     # of the labels to make wrong, in [0, 1)
@@ -192,7 +200,8 @@ def add_label_noise(
     """Give round(fraction * N) examples a class drawn evenly from all the others (Maini et al. 2023, section 3).
     Labels whose truth nobody knows are taken as true. `InputError` if some labels already lie."""
     if not 0 <= fraction < 1: raise InputError(f"a noise of {fraction} was asked for: give a fraction from 0 up to, but not including, 1")
-    if len(examples.classes) < 2: raise InputError(f"{examples.name} has one class only, so no label can be wrong: give data of two classes or more")
+    if len(examples.classes) < 2:
+        raise InputError(f"{examples.name} has one class only, so no label can be wrong: give data of two classes or more")
     truth = examples.y if examples.y_true is None else examples.y_true
     if (examples.y != truth).any():
         raise InputError(f"{int(examples.noisy.sum())} labels of {examples.name} are wrong already: ask for a noise of 0 to study those")

@@ -30,7 +30,7 @@ def _keys(seed, block, channels):
     start = torch.tensor([seed & 0xFFFFFFFF, block])
     return _mix(_mix(_mix(start[:1] + 0x9E3779B9) ^ start[1:]) ^ torch.arange(channels))
 
-# %% ../nbs/07_dropout.ipynb #6ff4464b
+# %% ../nbs/07_dropout.ipynb #2999542d
 modes = ("own", "expected", "dropped")
 
 class Tied(nn.Module):
@@ -77,7 +77,8 @@ class Tied(nn.Module):
         if index is None: raise InputError("mode own needs the examples' indices: call tied(x, index), or set tied.mode to expected or dropped")
         if index.shape != (n,): raise InputError(f"index has shape {tuple(index.shape)} for {n} images: give one index for each")
         if n and not 0 <= index.min() <= index.max() < self.examples:
-            raise InputError(f"the indices go from {int(index.min())} to {int(index.max())}, and the network is tied to {self.examples} examples: give indices from 0 to {self.examples - 1}")
+            raise InputError(f"the indices go from {int(index.min())} to {int(index.max())}, "
+                             f"and the network is tied to {self.examples} examples: give indices from 0 to {self.examples - 1}")
         return index
 
     def _gate(self, i, module, inputs, out):

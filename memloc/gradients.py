@@ -62,7 +62,7 @@ class GradientAccounting(Observer):
     def stop(self):
         for hook in self.hooks: hook.remove()
 
-# %% ../nbs/03_gradients.ipynb #3eff1dc2
+# %% ../nbs/03_gradients.ipynb #78bc8762
 @styled
 def plot_norms(
     frame: pd.DataFrame,  # of `GradientAccounting`
@@ -72,7 +72,8 @@ def plot_norms(
     "Norm of the clean and of the noisy gradient of each layer, mean over a span of epochs. Returns the axes."
     ax = axes(ax, figsize=(8, 3))
     rows = frame[frame.epoch.between(*span)]
-    if rows.empty: raise InputError(f"no epoch from {span[0]} to {span[1]} was accounted for: choose from {frame.epoch.min()} to {frame.epoch.max()}")
+    if rows.empty:
+        raise InputError(f"no epoch from {span[0]} to {span[1]} was accounted for: choose from {frame.epoch.min()} to {frame.epoch.max()}")
     means = rows.groupby("layer", sort=False)[["clean_norm", "noisy_norm"]].mean()
     for shift, group in ((-.2, "clean"), (.2, "noisy")):
         ax.bar(np.arange(len(means)) + shift, means[f"{group}_norm"], .4, color=colors[group], label=group)

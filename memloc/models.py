@@ -167,13 +167,15 @@ def neurons(
     if not hidden: raise InputError(f"{type(model).__name__} has no hidden convolution or linear layer, so it has no neurons")
     return {names[g[0]]: _site(model, g[-1], model.get_submodule(g[0])) for g in hidden}
 
-# %% ../nbs/01_models.ipynb #36859810
+# %% ../nbs/01_models.ipynb #4a62bea0
+_activations = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Tanh)
+
 def _has_outputs(module): return any(_outputs(m) for m in module.modules())
 def _shapeless(module): return not isinstance(module, (nn.Flatten, nn.Unflatten)) and not _has_outputs(module)
 
 def _walk(module, path):
     "Yield (block, module whose output ends it, its last convolution or linear layer) for each block under `module`"
-    container = path == "" or isinstance(module, (nn.Sequential, nn.ModuleList)) and type(module).forward in (nn.Sequential.forward, nn.Module.forward)
+    container = path == "" or isinstance(module, nn.ModuleList) or isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
     direct = [m for m in module.children() if _has_outputs(m)]
     single = len(direct) == 1 and _outputs(direct[0]) and all(_shapeless(m) for m in module.children() if m is not direct[0])
     if path and (not container or single):
@@ -187,7 +189,7 @@ def _walk(module, path):
             block = None
             if _outputs(child): block = here, here, child
             else: yield from _walk(child, here)
-        elif block and isinstance(child, (*_norms, nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.LeakyReLU, nn.ELU, nn.Hardswish)): block = block[0], here, block[2]
+        elif block and isinstance(child, (*_norms, *_activations)): block = block[0], here, block[2]
         elif block: yield block; block = None
     if block: yield block
 

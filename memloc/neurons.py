@@ -67,7 +67,7 @@ def _jitter(x, index, copies, noise, seed):
     scale = noise * x.flatten(1).norm(dim=1) / x[0].numel()**.5
     return x[:, None] + scale[:, None, None, None, None] * draw
 
-# %% ../nbs/06_neurons.ipynb #e93caaf2
+# %% ../nbs/06_neurons.ipynb #421577f4
 def remove_neurons(
     model: nn.Module,         # any network, trained
     train: Examples,          # its training set
@@ -85,17 +85,24 @@ def remove_neurons(
     flips (Maini et al. 2023, section 4.1). `InputError` for an index out of range or an example that is not answered right."""
     where = next(model.parameters()).device
     index = torch.as_tensor(indices, device=where).flatten()
-    if getattr(model, "takes_index", False): raise InputError("neuron removal is for networks without example-tied dropout: give the plain network")
+    if getattr(model, "takes_index", False):
+        raise InputError("neuron removal is for networks without example-tied dropout: give the plain network")
     if not len(index): raise InputError("no examples were given to take apart: give at least one index")
-    if not 0 <= index.min() <= index.max() < len(train): raise InputError(f"the indices go from {int(index.min())} to {int(index.max())}, and {train.name} has {len(train)} examples: give indices from 0 to {len(train) - 1}")
+    if not 0 <= index.min() <= index.max() < len(train):
+        raise InputError(f"the indices go from {int(index.min())} to {int(index.max())}, and {train.name} has {len(train)} examples: "
+                         f"give indices from 0 to {len(train) - 1}")
     train, was, trained = train.to(where), model.training, [p for p in model.parameters() if p.requires_grad]
     model.eval().requires_grad_(False)
     rows = []
     try:
-        with Gates(model) as gates, autocast(where, choose_precision(precision, where)), tqdm(total=len(index), desc="removing neurons", disable=not progress) as bar:
-            with torch.no_grad(): right = torch.cat([gates(images(train, i), torch.ones(1, len(gates.names), device=where)).argmax(1) == train.y[i] for i in index.split(500)])
-            if not right.all(): raise InputError(f"the network does not give example {int(index[~right][0])} its label to begin with: choose from those that it gets right")
-            others = _exact_others(gates, train, batch) if exact else -_others(gates, train, 500)
+        bar = tqdm(total=len(index), desc="removing neurons", disable=not progress)
+        with Gates(model) as gates, autocast(where, choose_precision(precision, where)), bar:
+            open_gates = torch.ones(1, len(gates.names), device=where)
+            with torch.no_grad(): right = torch.cat([gates(images(train, i), open_gates).argmax(1) == train.y[i] for i in index.split(500)])
+            if not right.all():
+                raise InputError(f"the network does not give example {int(index[~right][0])} its label to begin with: "
+                                 "choose from those that it gets right")
+            others = _exact_others(gates, train, 500) if exact else -_others(gates, train, 500)
             for part in index.split(batch):
                 rows += _remove(gates, train, part, others, max_removed, exact, copies, noise, seed)
                 bar.update(len(part))
@@ -106,7 +113,7 @@ def remove_neurons(
 
 def _remove(gates, train, index, others, max_removed, exact, copies, noise, seed):
     "Rows of the removals for a batch of examples; those that have flipped leave the batch"
-    x, y, lies = images(train, index), train.y[index], train.y_true is not None and train.noisy[index]
+    x, y, lies = images(train, index), train.y[index], train.noisy[index].tolist() if train.y_true is not None else [None] * len(index)
     jittered = None if exact else _jitter(x, index, copies, noise, seed)
     values, rows, left = torch.ones(len(index), len(gates.names), device=x.device), [], torch.arange(len(index), device=x.device)
     for step in range(1, max_removed + 1):
@@ -121,29 +128,29 @@ def _remove(gates, train, index, others, max_removed, exact, copies, noise, seed
         with torch.no_grad(): flipped = gates(x[left], values[left]).argmax(1) != y[left]
         for i, c, f in zip(left.tolist(), chosen.tolist(), flipped.tolist()):
             layer, neuron = gates.names[c]
-            rows.append({"index": int(index[i]), "noisy": bool(lies[i]) if train.y_true is not None else None, "step": step, "layer": layer, "neuron": neuron, "flipped": f})
+            rows.append({"index": int(index[i]), "noisy": lies[i], "step": step, "layer": layer, "neuron": neuron, "flipped": f})
         left = left[~flipped]
         if not len(left): break
     return rows
 
-# %% ../nbs/06_neurons.ipynb #cb4c1f95
+# %% ../nbs/06_neurons.ipynb #056be87c
 def _exact_change(gates, x, y, values):
     "Change of each example's loss when each neuron is removed on top of what is gone already, (B, neurons)"
     changes = []
     with torch.no_grad():
         for image, label, gate in zip(x, y, values):
             without = gate * (1 - torch.eye(len(gate), device=gate.device))
-            losses = torch.cat([F.cross_entropy(gates(image.expand(len(g), *image.shape), g), label.expand(len(g)), reduction="none") for g in torch.cat([gate[None], without]).split(500)])
-            changes.append(losses[1:] - losses[0])
+            def losses(g): return F.cross_entropy(gates(image.expand(len(g), *image.shape), g), label.expand(len(g)), reduction="none")
+            changes.append(torch.cat([losses(g) for g in without.split(500)]) - losses(gate[None]))
     return torch.stack(changes)
 
 def _exact_others(gates, train, batch):
     "Change of the training set's mean loss when each neuron is removed, (1, neurons)"
-    every = torch.eye(len(gates.names), device=train.y.device)
-    def mean(gate): return sum(F.cross_entropy(gates(images(train, i), gate), train.y[i], reduction="sum") for i in batches(torch.arange(len(train), device=train.y.device), 500)) / len(train)
+    every, parts = torch.eye(len(gates.names), device=train.y.device), batches(torch.arange(len(train), device=train.y.device), batch)
+    def mean(gate): return sum(F.cross_entropy(gates(images(train, i), gate), train.y[i], reduction="sum") for i in parts) / len(train)
     with torch.no_grad(): return torch.stack([mean(1 - e[None]) for e in every])[None] - mean(torch.ones_like(every[:1]))
 
-# %% ../nbs/06_neurons.ipynb #11d1f81a
+# %% ../nbs/06_neurons.ipynb #cdebd3db
 def accuracy_after(
     model: nn.Module,         # the network that was taken apart
     train: Examples,          # its training set
@@ -163,7 +170,8 @@ def accuracy_after(
             values[0, [column[name] for name in zip(group.layer, group.neuron)]] = 0
             right = torch.cat([gates(images(few, i), values).argmax(1) == few.y[i] for i in batches(torch.arange(len(few), device=where), 500)])
             mean = lambda g: right[g].double().mean().item() if g.any() else None
-            rows.append({"index": index, "noisy": group.noisy.iloc[0], "removed": len(group), "flipped": bool(group.flipped.iloc[-1]), "clean_after": mean(~few.noisy), "noisy_after": mean(few.noisy)})
+            rows.append({"index": index, "noisy": group.noisy.iloc[0], "removed": len(group), "flipped": bool(group.flipped.iloc[-1]),
+                         "clean_after": mean(~few.noisy), "noisy_after": mean(few.noisy)})
     model.train(was)
     return pd.DataFrame(rows)
 

@@ -38,7 +38,7 @@ class OneLayer(nn.Module):
 
     def forward(self, x): return self.network(x)
 
-# %% ../nbs/05_retraining.ipynb #9f7d75ed
+# %% ../nbs/05_retraining.ipynb #a97664f8
 def retrain(
     run: Run,                    # a finished run that kept its checkpoint of epoch 0
     train: Examples,             # the training set of that run
@@ -56,14 +56,16 @@ def retrain(
     known = models.layers(ended)
     unknown = [n for n in layers or () if n not in known]
     if unknown: raise InputError(f"there is no layer {', '.join(unknown)}: choose from {', '.join(known)}")
-    if getattr(ended, "takes_index", False): raise InputError(f"{run.path} was trained with example-tied dropout, and layer retraining is for networks without: give the run of a plain network")
+    if getattr(ended, "takes_index", False):
+        raise InputError(f"{run.path} was trained with example-tied dropout, and layer retraining is for networks without: "
+                         "give the run of a plain network")
     using, train = choose_precision(precision, where), train.to(where)
     clean, recipe, rows = subset(train, ~train.noisy), Recipe(epochs, run.recipe.batch, lr, epochs / 5, seed=seed), []
     layers = layers or list(known)
     with torch.random.fork_rng(), tqdm(total=len(layers) * epochs * -(-len(clean) // recipe.batch), desc="retraining", disable=not progress) as bar:
         for layer in layers:
-            model = OneLayer(run.model(), layer)
-            model.network.load_state_dict({n: start[n] if any(n.startswith(f"{o}.") for o in {p.rpartition(".")[0] for p in known[layer]}) else t for n, t in model.network.state_dict().items()})
+            model, owners = OneLayer(run.model(), layer), {n.rpartition(".")[0] for n in known[layer]}
+            model.network.load_state_dict({n: start[n] for n in start if n.rpartition(".")[0] in owners}, strict=False)
             model.to(where, memory_format=torch.channels_last)
             optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr, recipe.momentum, weight_decay=recipe.weight_decay)
             for epoch in range(epochs + 1):

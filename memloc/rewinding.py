@@ -57,7 +57,7 @@ class Replay:
         for module in self.modules: del module.forward
         self.calls = None
 
-# %% ../nbs/04_rewinding.ipynb #4175d255
+# %% ../nbs/04_rewinding.ipynb #4eecb311
 takes = ("weights", "parameters", "all")
 
 def _taken(model, layer, take):
@@ -96,8 +96,10 @@ def rewind(
     def put(layer, state):
         for n in names[layer]: mine[n].copy_(state[n])
     try:
-        with torch.no_grad(), autocast(where, choose_precision(precision, where)), tqdm(total=right[..., 0].numel() * len(batches(train.y, batch)), desc="rewinding", disable=not progress) as bar:
-            for index in batches(torch.arange(len(train), device=where), batch):
+        parts = batches(torch.arange(len(train), device=where), batch)
+        bar = tqdm(total=len(parts) * len(layers) * len(epochs), desc="rewinding", disable=not progress)
+        with torch.no_grad(), autocast(where, choose_precision(precision, where)), bar:
+            for index in parts:
                 predict = lambda: forward(model, train, index)
                 replay.record(predict)
                 for i, layer in enumerate(layers):

@@ -30,13 +30,15 @@ from .rewinding import plot_rewinding, rewind
 from .style import axes, colors, styled
 from .training import Diverged, Recipe, choose_precision, device, fit, memorized_during, plot_history, predict, train_epoch, write
 
-# %% ../nbs/12_study.ipynb #d8969516
+# %% ../nbs/12_study.ipynb #00e1e2c4
 def _data(settings):
     "Training set with its noise, and test set, of a study"
     train, test = load(settings["data"])
     if settings["examples"] is not None: train = sample(train, settings["examples"])
     if settings["noise"]: train = add_label_noise(train, settings["noise"], seed=settings["seed"])
-    if not train.noisy.any(): raise InputError(f"a noise of {settings['noise']} leaves no wrong label among {len(train)} examples of {train.name}, so there is nothing to find: ask for more")
+    if not train.noisy.any():
+        raise InputError(f"a noise of {settings['noise']} leaves no wrong label among {len(train)} examples of {train.name}, "
+                         "so there is nothing to find: ask for more")
     return train, test
 
 def _claim(out, settings):
@@ -45,8 +47,11 @@ def _claim(out, settings):
     if about.is_file():
         found = json.loads(about.read_text())
         differ = [f"{k} {found.get(k)}, not {settings[k]}" for k in settings if found.get(k) != settings[k]]
-        if differ: raise InputError(f"{out} holds a study with other settings ({'; '.join(differ)}): choose another --out, or the same settings to go on")
-    elif out.exists() and (not out.is_dir() or any(f.suffix != ".part" for f in out.iterdir())): raise InputError(f"{out} is there already and is not a study: choose another --out")
+        if differ:
+            raise InputError(f"{out} holds a study with other settings ({'; '.join(differ)}): choose another --out, "
+                             "or the same settings to go on")
+    elif out.exists() and (not out.is_dir() or any(f.suffix != ".part" for f in out.iterdir())):
+        raise InputError(f"{out} is there already and is not a study: choose another --out")
     else:
         try: out.mkdir(parents=True, exist_ok=True)
         except OSError as e: raise InputError(f"{out} cannot be made ({e.strerror}): choose another --out") from None
@@ -58,7 +63,7 @@ def _environment(precision):
     name = torch.cuda.get_device_name() if device().type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     return {"memloc": __version__, "torch": torch.__version__, "python": platform.python_version(), "device": name, "precision": precision, "commit": commit}
 
-# %% ../nbs/12_study.ipynb #683bb12e
+# %% ../nbs/12_study.ipynb #dac27703
 def _matrix(table): return [[None if pd.isna(v) else float(v) for v in row] for row in table.to_numpy()]
 
 def _training(study):
@@ -97,7 +102,8 @@ def _neurons(study):
     for group, lies in (("clean", False), ("noisy", True)):
         mine = after[after.noisy == lies]
         layers = removals[(removals.noisy == lies) & removals["index"].isin(mine["index"][mine.flipped])].groupby("layer", sort=False).size()
-        before[group] = {"examples": len(mine), "flipped": int(mine.flipped.sum()), "median": float(np.median(np.where(mine.flipped, mine.removed, most + 1))) if len(mine) else None,
+        before[group] = {"examples": len(mine), "flipped": int(mine.flipped.sum()),
+                         "median": float(np.median(np.where(mine.flipped, mine.removed, most + 1))) if len(mine) else None,
                          "by_layer": {layer: int(layers.get(layer, 0)) for layer in neurons(model)},
                          "accuracy_after": {k: float(mine[mine.flipped][f"{k}_after"].mean()) if mine.flipped.any() else None for k in ("clean", "noisy")}}
     return {"neurons": before}, {"neurons": removals, "neurons_after": after}
@@ -162,34 +168,68 @@ def study(
     report(out)
     return found
 
-# %% ../nbs/12_study.ipynb #977f7f8b
+# %% ../nbs/12_study.ipynb #40cc4488
 def _percent(v): return f"{round(100 * v, 1):g}%"
 
 def _story(r, n):
     "What happened, in sentences, from results"
     t = r["training"]
-    yield (f"{n:,} training examples of {Path(r['data']).stem}; {_percent(r['noise'])} of the labels were made wrong on purpose." if r["noise"] else f"{n:,} training examples of {Path(r['data']).stem}, with the wrong labels that they came with.")
+    lies = f"{_percent(r['noise'])} of the labels were made wrong on purpose" if r["noise"] else "with the wrong labels that they came with"
+    yield f"{n:,} training examples of {Path(r['data']).stem}; {lies}."
     yield (f"After {t['epochs']} epochs a plain network gives the wrong label to {_percent(t['noisy'])} of the examples that were labelled wrongly: "
            + ("it has memorized them. " if t["noisy"] > .9 else "it has not memorized all of them; train longer for a sharper picture. ")
            + f"It gets {_percent(t['test'])} of the test pictures right.")
     if "dropout" not in r: return
     own, end = r["dropout"]["own"], r["dropout"]["dropped_recalibrated"]
-    yield (f"A network with example-tied dropout {'memorized them too' if own['noisy'] > .9 else 'memorized some of them'} ({_percent(own['noisy'])}). With its memorization neurons dropped, and its batch norms recalibrated, "
-           f"it repeats {_percent(end['noisy'])} of the wrong labels, knows {_percent(end['clean'])} of the right ones, and gets {_percent(end['test'])} of the test pictures right.")
+    yield (f"A network with example-tied dropout {'memorized them too' if own['noisy'] > .9 else 'memorized some of them'} ({_percent(own['noisy'])}). "
+           f"With its memorization neurons dropped, and its batch norms recalibrated, it repeats {_percent(end['noisy'])} of the wrong labels, "
+           f"knows {_percent(end['clean'])} of the right ones, and gets {_percent(end['test'])} of the test pictures right.")
     lost, gain = own["clean"] - end["clean"], end["test"] - t["test"]
-    if lost > .03: yield f"This has a price: {_percent(lost)} of the right labels are forgotten with the wrong ones, since here they too were stored, in part, in memorization neurons."
-    yield (f"On the test set it gets {_percent(abs(gain))} {'more' if gain > 0 else 'less'} of the pictures right than the plain network." if abs(gain) >= .0005 else "On the test set it is as good as the plain network.")
+    if lost > .03:
+        yield (f"This has a price: {_percent(lost)} of the right labels are forgotten with the wrong ones, "
+               "since here they too were stored, in part, in memorization neurons.")
+    if abs(gain) < .0005: yield "On the test set it is as good as the plain network."
+    else: yield f"On the test set it gets {_percent(abs(gain))} {'more' if gain > 0 else 'less'} of the pictures right than the plain network."
 
-# %% ../nbs/12_study.ipynb #b0211494
+# %% ../nbs/12_study.ipynb #ac730593
 _figures = {   # file: (heading, what the picture says, the tables that it needs)
-    "examples": ("Labels that lie", "Above each picture is the label that the network was trained on. Orange ones are wrong, and the true class follows in brackets. Nothing in these pictures tells their label: it can only be memorized.", ()),
-    "history": ("Learning, then memorizing", "Accuracy after each epoch. The network first learns what is common to many pictures (blue and green rise); later it memorizes the wrong labels one by one (orange rises), often while test accuracy falls.", ("history",)),
-    "gradients_norms": ("Who pulls at which layer?", "The strength with which the clean (blue) and the noisy examples (orange) pull at each layer while the noisy ones are memorized. Few examples are noisy, yet they pull about as hard as all the others, and at every layer: memorization is not the business of the last layers.", ("gradients", "history")),
-    "gradients_cosines": ("They pull against each other", "The cosine between the two pulls. Red: what helps the noisy examples harms the clean ones at that layer and in that epoch.", ("gradients",)),
-    "rewinding": ("What is a layer's way back worth?", "One layer at a time was put back to an earlier epoch, the rest left as it ended. Where the right-hand picture is dark and the left-hand one bright, that layer's later epochs were needed for the wrong labels and not for the right ones. Between the dotted lines the wrong labels were learned.", ("rewinding", "history")),
-    "retraining": ("Does a layer have to see a wrong label to give it back?", "One layer at a time was put back to its random start and trained anew on the clean examples only, the rest frozen. A curve on the right that comes back up belongs to a layer that did not hold the wrong labels: the others gave them back.", ("retraining",)),
-    "neurons": ("How many neurons hold one label?", "For one example at a time, the neuron that it needs most and the others least was removed, until the network no longer gave its label. The further to the left a curve rises, the fewer neurons it took. On the right: in which layers the removed neurons are.", ("neurons",)),
-    "dropout": ("Memorize in neurons set aside, then drop them", "Own: every example uses its own memorization neurons, and the wrong labels are all there. Expected: they count as on average. Dropped: they are off, as in the paper. Dropped, recalibrated: off, and the batch norms' averages are estimated anew from the training images.", ("dropout", "history"))}
+    "examples": ("Labels that lie",
+        "Above each picture is the label that the network was trained on. Orange ones are wrong, and the true class follows in "
+        "brackets. Nothing in these pictures tells their label: it can only be memorized.",
+        ()),
+    "history": ("Learning, then memorizing",
+        "Accuracy after each epoch. The network first learns what is common to many pictures (blue and green rise); later it "
+        "memorizes the wrong labels one by one (orange rises), often while test accuracy falls.",
+        ("history",)),
+    "gradients_norms": ("Who pulls at which layer?",
+        "The strength with which the clean (blue) and the noisy examples (orange) pull at each layer while the noisy ones are "
+        "memorized. Few examples are noisy, yet they pull about as hard as all the others, and at every layer: memorization is "
+        "not the business of the last layers.",
+        ("gradients", "history")),
+    "gradients_cosines": ("They pull against each other",
+        "The cosine between the two pulls. Red: what helps the noisy examples harms the clean ones at that layer and in that "
+        "epoch.",
+        ("gradients",)),
+    "rewinding": ("What is a layer's way back worth?",
+        "One layer at a time was put back to an earlier epoch, the rest left as it ended. Where the right-hand picture is dark "
+        "and the left-hand one bright, that layer's later epochs were needed for the wrong labels and not for the right ones. "
+        "Between the dotted lines the wrong labels were learned.",
+        ("rewinding", "history")),
+    "retraining": ("Does a layer have to see a wrong label to give it back?",
+        "One layer at a time was put back to its random start and trained anew on the clean examples only, the rest frozen. A "
+        "curve on the right that comes back up belongs to a layer that did not hold the wrong labels: the others gave them "
+        "back.",
+        ("retraining",)),
+    "neurons": ("How many neurons hold one label?",
+        "For one example at a time, the neuron that it needs most and the others least was removed, until the network no longer "
+        "gave its label. The further to the left a curve rises, the fewer neurons it took. On the right: in which layers the "
+        "removed neurons are.",
+        ("neurons",)),
+    "dropout": ("Memorize in neurons set aside, then drop them",
+        "Own: every example uses its own memorization neurons, and the wrong labels are all there. Expected: they count as on "
+        "average. Dropped: they are off, as in the paper. Dropped, recalibrated: off, and the batch norms' averages are "
+        "estimated anew from the training images.",
+        ("dropout", "history"))}
 
 def _draw(out, train, results):
     "Draw the figures whose tables are in `out`; {name: PNG}"
@@ -199,9 +239,14 @@ def _draw(out, train, results):
     def modes():
         plain = pd.DataFrame([{"mode": "plain network", **history.iloc[-1][["clean", "noisy", "test"]]}])
         return plot_modes(pd.concat([plain, tables["dropout"]]))
-    plots = {"examples": examples, "history": lambda: plot_history(history), "gradients_norms": lambda: plot_norms(tables["gradients"], memorized_during(history)),
-             "gradients_cosines": lambda: plot_cosines(tables["gradients"]), "rewinding": lambda: plot_rewinding(tables["rewinding"], memorized_during(history)),
-             "retraining": lambda: plot_retraining(tables["retraining"]), "neurons": lambda: plot_removals(tables["neurons"], layers=results["neurons"]["clean"]["by_layer"]), "dropout": modes}
+    plots = {"examples": examples,
+             "history": lambda: plot_history(history),
+             "gradients_norms": lambda: plot_norms(tables["gradients"], memorized_during(history)),
+             "gradients_cosines": lambda: plot_cosines(tables["gradients"]),
+             "rewinding": lambda: plot_rewinding(tables["rewinding"], memorized_during(history)),
+             "retraining": lambda: plot_retraining(tables["retraining"]),
+             "neurons": lambda: plot_removals(tables["neurons"], layers=results["neurons"]["clean"]["by_layer"]),
+             "dropout": modes}
     for name, (_, _, needs) in _figures.items():
         if all(n in tables for n in needs): pngs[name] = _png(plots[name]())
     return pngs
@@ -213,7 +258,7 @@ def _png(ax):
     plt.close(figure)
     return file.getvalue()
 
-# %% ../nbs/12_study.ipynb #e1427d47
+# %% ../nbs/12_study.ipynb #c98ebd01
 _page = Environment(autoescape=True).from_string("""<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{{ title }}</title>
 <style>
@@ -226,7 +271,9 @@ _page = Environment(autoescape=True).from_string("""<!doctype html>
 <div class="story">{% for s in story %}<p>{{ s }}</p>{% endfor %}</div>
 {% for heading, text, image in figures %}<h2>{{ heading }}</h2><p>{{ text }}</p><img alt="{{ heading }}" src="data:image/png;base64,{{ image }}">
 {% endfor %}
-{% for heading, table in tables.items() %}<h2>{{ heading }}</h2><div class="scroll"><table>{% for row in table %}<tr><th>{{ row[0] }}</th>{% for cell in row[1:] %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table></div>{% endfor %}
+{% for heading, table in tables.items() %}<h2>{{ heading }}</h2><div class="scroll"><table>
+{% for row in table %}<tr><th>{{ row[0] }}</th>{% for cell in row[1:] %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</table></div>{% endfor %}
 <p><small>Maini et al., Can Neural Network Memorization Be Localized?, ICML 2023. Made with memloc.</small></p></html>
 """)
 
@@ -234,7 +281,7 @@ def _write_page(out, title, story, pngs, tables):
     figures = [(*_figures[name][:2], base64.b64encode(png).decode()) for name, png in pngs.items()]
     write(out / "report.html", _page.render(title=title, story=story, figures=figures, tables=tables))
 
-# %% ../nbs/12_study.ipynb #da43c41f
+# %% ../nbs/12_study.ipynb #d744ad78
 def report(
     out: str | Path,  # folder of a study
 ) -> Path:            # of report.html
@@ -244,11 +291,12 @@ def report(
     results, train = json.loads((out / "results.json").read_text()), _data(json.loads((out / "study.json").read_text()))[0]
     pngs = _draw(out, train, results)
     for name, png in pngs.items(): write(out / f"{name}.png", png)
-    facts = [(k, results[k]) for k in ("preset", "seed", "noise")] + [("training examples", f"{len(train):,}"), ("seconds to train the plain network", results["training"]["seconds"]), *results["environment"].items()]
+    facts = [*((k, results[k]) for k in ("preset", "seed", "noise")), ("training examples", f"{len(train):,}"),
+             ("seconds to train the plain network", results["training"]["seconds"]), *results["environment"].items()]
     _write_page(out, f"What did a network memorize of {Path(results['data']).stem}?", list(_story(results, len(train))), pngs, {"How this was made": facts})
     return out / "report.html"
 
-# %% ../nbs/12_study.ipynb #447b7344
+# %% ../nbs/12_study.ipynb #ffde565b
 def _spread(values):
     "Median, minimum and maximum of the numbers at each place of several results of the same shape"
     first = values[0]
@@ -267,7 +315,8 @@ def _gain(results):
     from scipy import stats
     d = np.array([r["dropout"]["dropped_recalibrated"]["test"] - r["training"]["test"] for r in results])
     half = stats.t.ppf(.975, len(d) - 1) * d.std(ddof=1) / len(d)**.5 if len(d) > 1 else np.nan
-    return {"mean": float(d.mean()), "low": None if np.isnan(half) else float(d.mean() - half), "high": None if np.isnan(half) else float(d.mean() + half), "pairs": len(d)}
+    low, high = (None, None) if len(d) == 1 else (float(d.mean() - half), float(d.mean() + half))
+    return {"mean": float(d.mean()), "low": low, "high": high, "pairs": len(d)}
 
 # %% ../nbs/12_study.ipynb #29dd0179
 def summarise(
@@ -379,7 +428,7 @@ def bench(
     accounting.stop()
     return pd.DataFrame(rows)
 
-# %% ../nbs/12_study.ipynb #bb787aa2
+# %% ../nbs/12_study.ipynb #8743adaa
 _examples = {
     "study": """examples:
   memloc study                                        digits, a few minutes on two cores, into runs/digits
@@ -395,7 +444,9 @@ def _parser():
                                      epilog="memloc COMMAND --help shows the options of a command, with examples.")
     parser.add_argument("--version", action="version", version=f"memloc {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    def command(name, text): return commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", epilog=_examples[name], formatter_class=argparse.RawDescriptionHelpFormatter)
+    def command(name, text):
+        return commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=_examples[name],
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
     p = command("study", "train on labels that lie, run the probes and example-tied dropout, and write a report")
     p.add_argument("--data", default="digits", help="digits, mnist, cifar10, svhn, the name of an .npz in $MEMLOC_DATA, or the path of an .npz or a folder (default: digits)")
     p.add_argument("--examples", type=int, metavar="N", help="take N training examples, drawn at random (default: all, or what the preset says)")

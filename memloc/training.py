@@ -28,7 +28,7 @@ from .data import Examples, InputError
 from .models import build
 from .style import axes, colors, styled
 
-# %% ../nbs/02_training.ipynb #c0c47a75
+# %% ../nbs/02_training.ipynb #524d914c
 @dataclass(frozen=True)
 class Recipe:
     "How to train: SGD with a triangular learning rate (Maini et al. 2023, appendix)."
@@ -43,8 +43,10 @@ class Recipe:
     keep: tuple | None = None   # epochs whose checkpoints stay, -1 the last; all if None
 
     def __post_init__(self):
-        if self.epochs < 1 or self.batch < 1: raise InputError(f"{self.epochs} epochs of batches of {self.batch} were asked for: both must be at least 1")
-        if not 0 <= self.peak <= self.epochs: raise InputError(f"the learning rate cannot peak at epoch {self.peak} of {self.epochs}: give an epoch from 0 to {self.epochs}")
+        if self.epochs < 1 or self.batch < 1:
+            raise InputError(f"{self.epochs} epochs of batches of {self.batch} were asked for: both must be at least 1")
+        if not 0 <= self.peak <= self.epochs:
+            raise InputError(f"the learning rate cannot peak at epoch {self.peak} of {self.epochs}: give an epoch from 0 to {self.epochs}")
         if self.precision not in ("auto", "bf16", "fp32"): raise InputError(f"there is no precision {self.precision}: choose auto, bf16 or fp32")
         if self.keep is not None: object.__setattr__(self, "keep", tuple(self.keep))
 
@@ -146,7 +148,7 @@ def accuracy(
     groups = {"all": slice(None)} if examples.y_true is None else {"clean": ~examples.noisy, "noisy": examples.noisy}
     return {k: right[g].double().mean().item() if len(right[g]) else None for k, g in groups.items()}
 
-# %% ../nbs/02_training.ipynb #0843bb1e
+# %% ../nbs/02_training.ipynb #7ff37ec5
 def write(
     path: Path,     # the file
     content: bytes | str,
@@ -158,7 +160,8 @@ def write(
         os.replace(part, path)
     except OSError as e:
         part.unlink(missing_ok=True)
-        raise OSError(f"{path} could not be written ({e.strerror}): make room or choose another folder; the same call then goes on where it stopped") from None
+        raise OSError(f"{path} could not be written ({e.strerror}): make room or choose another folder; "
+                      "the same call then goes on where it stopped") from None
 
 def _save(path, tensors, about):
     write(path, save({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, {"memloc": json.dumps(about)}))
@@ -168,7 +171,8 @@ def _load(path):
     try:
         with safe_open(path, "pt") as f: return load_file(path), json.loads(f.metadata()["memloc"])
     except (SafetensorError, OSError, ValueError, TypeError, KeyError) as e:
-        raise InputError(f"the checkpoint {path} is damaged ({str(e).splitlines()[0]}): delete it and train again; training goes on from the one before") from None
+        raise InputError(f"the checkpoint {path} is damaged ({str(e).splitlines()[0]}): delete it and train again; "
+                         "training goes on from the one before") from None
 
 # %% ../nbs/02_training.ipynb #a1a8512f
 class Run:
@@ -207,14 +211,15 @@ class Run:
 
     def _file(self, kind, epoch): return self.path / f"{kind}-{epoch:04d}.safetensors"
 
-# %% ../nbs/02_training.ipynb #1e8faea4
+# %% ../nbs/02_training.ipynb #c10a5c07
 @patch
 def state(self: Run,
     epoch: int = -1,   # which checkpoint; -1 is the last
 ) -> dict:             # {name: tensor}, parameters and buffers
     "The numbers of a checkpoint; `InputError` if there is none of that epoch."
     if epoch < 0 and self.epochs: epoch += self.recipe.epochs + 1
-    if epoch not in self.epochs: raise InputError(f"{self.path} has no checkpoint of epoch {epoch}: it has {', '.join(map(str, self.epochs)) or 'none'}")
+    if epoch not in self.epochs:
+        raise InputError(f"{self.path} has no checkpoint of epoch {epoch}: it has {', '.join(map(str, self.epochs)) or 'none'}")
     return _load(self._file("epoch", epoch))[0]
 
 @patch
@@ -264,7 +269,7 @@ class Observer:
         "The table so far."
         return pd.DataFrame(self.rows)
 
-# %% ../nbs/02_training.ipynb #a847d97e
+# %% ../nbs/02_training.ipynb #b0d33d6b
 class Diverged(RuntimeError):
     "The loss became infinite or not a number."
 
@@ -279,17 +284,23 @@ def _unnoticed(model):
 
 def _flat(d, path=""):
     "A nested dict as {words of the path: value}; the module that a network's function stands in is not a setting"
-    return {k: v for key, val in d.items() if key != "module" for k, v in (_flat(val, f"{path}{key} ") if isinstance(val, dict) else {f"{path}{key}": val}).items()}
+    flat = {}
+    for k, v in d.items():
+        if isinstance(v, dict): flat |= _flat(v, f"{path}{k} ")
+        elif k != "module": flat[f"{path}{k}"] = v
+    return flat
 
 def _open(path, about, model):
     "The run in folder `path`, new or begun with these settings"
     if (path / "run.json").is_file():
         found = Run(path).about
         old, new = _flat(found), _flat(json.loads(json.dumps(about)))
-        differ = [f"{k} {old.get(k)}, not {new.get(k)}" for k in {**old, **new} if k.split()[0] in ("recipe", "network", "data") and old.get(k) != new.get(k)]
-        if differ: raise InputError(f"{path} holds a run with other settings ({'; '.join(differ)}): choose another folder, or the same settings to go on")
-        now = {k: about[k] for k in ("threads", "device", "precision")}
-        if now != {k: found[k] for k in now}: warnings.warn(f"{path} was begun with {({k: found[k] for k in now})} and goes on with {now}: the bits may differ")
+        differ = [f"{k} {old.get(k)}, not {new.get(k)}" for k in old | new if k.split()[0] in ("recipe", "network", "data") and old.get(k) != new.get(k)]
+        if differ:
+            raise InputError(f"{path} holds a run with other settings ({'; '.join(differ)}): choose another folder, "
+                             "or the same settings to go on")
+        for k in ("threads", "device", "precision"):
+            if found[k] != about[k]: warnings.warn(f"{path} was begun with {k} {found[k]} and goes on with {about[k]}: the bits may differ")
     else: write(path / "run.json", json.dumps(about, indent=1))
     return Run(path, model)
 
@@ -356,7 +367,7 @@ def train_epoch(
         bar.update()
     return torch.stack(losses)
 
-# %% ../nbs/02_training.ipynb #abbb6e88
+# %% ../nbs/02_training.ipynb #73f67525
 def fit(
     model: nn.Module,         # (N, C, H, W) floats in [0, 1] to (N, classes) logits; trained in place
     train: Examples,          # to train on
@@ -372,8 +383,8 @@ def fit(
     `out` holds a run with other settings or is in use, `Diverged` if the loss is no longer finite (checkpoints stay)."""
     where = device()
     using = choose_precision(recipe.precision, where)
-    about = {"recipe": asdict(recipe), "network": getattr(model, "spec", None), "data": {"name": train.name, "examples": len(train), "fingerprint": train.fingerprint},
-             "memloc": __version__, "torch": torch.__version__, "threads": torch.get_num_threads(), "device": str(where), "precision": using}
+    about = {"recipe": asdict(recipe), "network": getattr(model, "spec", None),
+             "data": {"name": train.name, "examples": len(train), "fingerprint": train.fingerprint}, "memloc": __version__, "torch": torch.__version__, "threads": torch.get_num_threads(), "device": str(where), "precision": using}
     train, test, path = train.to(where), test.to(where), Path(out)
     model.to(where, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay)
