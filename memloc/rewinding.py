@@ -17,7 +17,9 @@ from .data import Examples, InputError
 from .style import axes, colors, styled
 from .training import Run, autocast, batches, choose_precision, device, forward
 
-# %% ../nbs/04_rewinding.ipynb #2308e869
+# %% ../nbs/04_rewinding.ipynb #0df87de0
+def _copy(out): return out.clone() if isinstance(out, Tensor) else tuple(map(_copy, out)) if isinstance(out, tuple) else out
+
 class Replay:
     "Remembers what each module of a network returned for a batch, to run the network again from any module on."
     def __init__(self,
@@ -33,12 +35,12 @@ class Replay:
                 number = len(self.calls)
                 self.calls.append(None)
                 out = original(*args, **kwargs)
-                self.calls[number] = (module, out, len(self.calls))
+                self.calls[number] = (module, _copy(out), len(self.calls))   # copies, since the network may go on in place
                 return out
             _, out, end = self.calls[self.at]
             if end <= self.until:                                    # over before the layer began
                 self.at = end
-                return out
+                return _copy(out)
             self.at += 1
             return original(*args, **kwargs)
         return call

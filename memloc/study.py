@@ -30,11 +30,12 @@ from .rewinding import plot_rewinding, rewind
 from .style import axes, colors, styled
 from .training import Diverged, Recipe, choose_precision, device, fit, memorized_during, plot_history, predict, train_epoch, write
 
-# %% ../nbs/12_study.ipynb #00e1e2c4
+# %% ../nbs/12_study.ipynb #4965251b
 def _data(settings):
     "Training set with its noise, and test set, of a study"
     train, test = load(settings["data"])
-    if settings["examples"] is not None: train = sample(train, settings["examples"])
+    most = training.preset(settings["preset"]).examples or len(train)                  # a preset takes no more than there are
+    train = sample(train, min(most, len(train)) if settings["examples"] is None else settings["examples"])
     if settings["noise"]: train = add_label_noise(train, settings["noise"], seed=settings["seed"])
     if not train.noisy.any():
         raise InputError(f"a noise of {settings['noise']} leaves no wrong label among {len(train)} examples of {train.name}, "
@@ -134,7 +135,7 @@ class _Study:
             self._plain = fit(self.network(), self.train, self.test, self.recipe, self.out / "plain", [accounting], self.progress), accounting
         return self._plain
 
-# %% ../nbs/12_study.ipynb #30f5f369
+# %% ../nbs/12_study.ipynb #b352d74a
 def study(
     data: str = "digits",          # as for `load`
     examples: int | None = None,   # training examples, drawn at random; the preset's number if None
@@ -151,7 +152,7 @@ def study(
     unknown = [p for p in probes if p not in _parts]
     if unknown: raise InputError(f"there is no probe {', '.join(unknown)}: choose from {', '.join(_parts)}")
     size = training.preset(preset)
-    settings = {"data": str(data), "examples": size.examples if examples is None else examples, "preset": size.name, "noise": noise, "seed": seed}
+    settings = {"data": str(data), "examples": examples, "preset": size.name, "noise": noise, "seed": seed}
     out = Path("runs") / Path(data).stem if out is None else Path(out)
     this = _Study(settings, out, progress)
     _claim(out, settings | {"fingerprint": this.train.fingerprint})
