@@ -148,10 +148,10 @@ def accuracy(
     groups = {"all": slice(None)} if examples.y_true is None else {"clean": ~examples.noisy, "noisy": examples.noisy}
     return {k: right[g].double().mean().item() if len(right[g]) else None for k, g in groups.items()}
 
-# %% ../nbs/02_training.ipynb #7ff37ec5
+# %% ../nbs/02_training.ipynb #8fd9083a
 def write(
-    path: Path,     # the file
-    content: bytes | str,
+    path: Path,            # the file
+    content: bytes | str,  # all of it
 ):
     "Write a file whole or not at all; `OSError` with a sentence if the disk does not take it."
     part = path.with_name(path.name + ".part")
@@ -171,8 +171,8 @@ def _load(path):
     try:
         with safe_open(path, "pt") as f: return load_file(path), json.loads(f.metadata()["memloc"])
     except (SafetensorError, OSError, ValueError, TypeError, KeyError) as e:
-        raise InputError(f"the checkpoint {path} is damaged ({str(e).splitlines()[0]}): delete it and train again; "
-                         "training goes on from the one before") from None
+        raise InputError(f"the checkpoint {path} is damaged ({str(e).splitlines()[0]}): train into another folder, "
+                         "or, if it is the run's last, call fit again, which goes on from the one before") from None
 
 # %% ../nbs/02_training.ipynb #a1a8512f
 class Run:
@@ -269,7 +269,7 @@ class Observer:
         "The table so far."
         return pd.DataFrame(self.rows)
 
-# %% ../nbs/02_training.ipynb #b0d33d6b
+# %% ../nbs/02_training.ipynb #89b2a030
 class Diverged(RuntimeError):
     "The loss became infinite or not a number."
 
@@ -299,20 +299,20 @@ def _open(path, about, model):
         if differ:
             raise InputError(f"{path} holds a run with other settings ({'; '.join(differ)}): choose another folder, "
                              "or the same settings to go on")
-        for k in ("threads", "device", "precision"):
+        for k in ("torch", "threads", "device", "precision"):
             if found[k] != about[k]: warnings.warn(f"{path} was begun with {k} {found[k]} and goes on with {about[k]}: the bits may differ")
     else: write(path / "run.json", json.dumps(about, indent=1))
     return Run(path, model)
 
-# %% ../nbs/02_training.ipynb #8e940886
+# %% ../nbs/02_training.ipynb #b9b7dd1f
 def _resume(run, model, optimizer, observers):
     "Put model, optimizer and observers where the newest whole checkpoint left them; its epoch (None if there is none) and the seconds until then"
     for epoch in reversed(run.epochs):
         state, rest = run._file("epoch", epoch), run._file("resume", epoch)
-        if not rest.exists() and epoch < run.epochs[-1]: continue          # older than the last two
+        if not rest.exists(): continue                                     # older than the last two
         try: (numbers, _), (momentum, noted) = _load(state), _load(rest)
         except InputError as e:
-            warnings.warn(f"{e}; now it does")
+            warnings.warn(f"{e}; that is what happens now")
             state.unlink(missing_ok=True); rest.unlink(missing_ok=True)
             continue
         missing = {o.name for o in observers} - set(noted["observers"])
@@ -367,7 +367,7 @@ def train_epoch(
         bar.update()
     return torch.stack(losses)
 
-# %% ../nbs/02_training.ipynb #73f67525
+# %% ../nbs/02_training.ipynb #58d3853e
 def fit(
     model: nn.Module,         # (N, C, H, W) floats in [0, 1] to (N, classes) logits; trained in place
     train: Examples,          # to train on
@@ -384,7 +384,8 @@ def fit(
     where = device()
     using = choose_precision(recipe.precision, where)
     about = {"recipe": asdict(recipe), "network": getattr(model, "spec", None),
-             "data": {"name": train.name, "examples": len(train), "fingerprint": train.fingerprint}, "memloc": __version__, "torch": torch.__version__, "threads": torch.get_num_threads(), "device": str(where), "precision": using}
+             "data": {"name": train.name, "examples": len(train), "fingerprint": train.fingerprint}, "memloc": __version__,
+             "torch": torch.__version__, "threads": torch.get_num_threads(), "device": str(where), "precision": using}
     train, test, path = train.to(where), test.to(where), Path(out)
     model.to(where, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay)
