@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['modes', 'Tied', 'tie', 'plot_owned', 'recalibrate', 'mode_accuracy', 'plot_modes']
 
-# %% ../nbs/07_dropout.ipynb #52c50593
+# %% ../nbs/07_dropout.ipynb #f07aa731
 import copy
 from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
+from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .data import Examples, InputError
@@ -30,7 +31,7 @@ def _keys(seed, block, channels):
     start = torch.tensor([seed & 0xFFFFFFFF, block])
     return _mix(_mix(_mix(start[:1] + 0x9E3779B9) ^ start[1:]) ^ torch.arange(channels))
 
-# %% ../nbs/07_dropout.ipynb #2999542d
+# %% ../nbs/07_dropout.ipynb #e9ef37f1
 modes = ("own", "expected", "dropped")
 
 class Tied(nn.Module):
@@ -57,37 +58,46 @@ class Tied(nn.Module):
         if mode is not None and mode not in modes: raise InputError(f"there is no mode {mode}: choose one of {', '.join(modes)}, or None")
         self._mode = mode
 
-    def owned(self,
-        index: Tensor,   # examples, (B,)
-    ) -> Tensor:         # (B, channels of all blocks) bool
-        "Which neurons fire for these examples in mode own: generalization neurons, and memorization neurons that they own."
-        draws = _mix(self.keys ^ _mix(index.to(self.keys)[:, None]))
-        return self.always | (draws < round(self.p_mem * 2**32))
+# %% ../nbs/07_dropout.ipynb #1398a9f0
+@patch
+def owned(self: Tied,
+    index: Tensor,   # examples, (B,)
+) -> Tensor:         # (B, channels of all blocks) bool
+    "Which neurons fire for these examples in mode own: generalization neurons, and memorization neurons that they own."
+    draws = _mix(self.keys ^ _mix(index.to(self.keys)[:, None]))
+    return self.always | (draws < round(self.p_mem * 2**32))
 
-    def forward(self, x, index=None):
-        "Logits (B, classes) of images (B, C, H, W); `index` (B,), the examples' indices, is needed in mode own alone."
-        if self.mode == "own": gates = self.owned(self._checked(index, len(x)))
-        elif self.mode == "expected": gates = self.always + self.p_mem * ~self.always
-        else: gates = self.always * ((self.p_gen + self.p_mem) / self.p_gen)
-        self._gates = gates.split([s.channels for s in self.sites.values()], dim=-1) if self.p_gen < 1 else None
-        try: return self.network(x)
-        finally: self._gates = None
+@patch
+def forward(self: Tied,
+    x: Tensor,                    # images, (B, C, H, W)
+    index: Tensor | None = None,  # examples, (B,); needed in mode own alone
+) -> Tensor:                      # logits, (B, classes)
+    "The network's logits in the present mode; `InputError` in mode own without indices, or with one that is out of range."
+    if self.mode == "own": gates = self.owned(self._checked(index, len(x)))
+    elif self.mode == "expected": gates = self.always + self.p_mem * ~self.always
+    else: gates = self.always * ((self.p_gen + self.p_mem) / self.p_gen)
+    self._gates = gates.split([s.channels for s in self.sites.values()], dim=-1) if self.p_gen < 1 else None
+    try: return self.network(x)
+    finally: self._gates = None
 
-    def _checked(self, index, n):
-        if index is None: raise InputError("mode own needs the examples' indices: call tied(x, index), or set tied.mode to expected or dropped")
-        if index.shape != (n,): raise InputError(f"index has shape {tuple(index.shape)} for {n} images: give one index for each")
-        if n and not 0 <= index.min() <= index.max() < self.examples:
-            raise InputError(f"the indices go from {int(index.min())} to {int(index.max())}, "
-                             f"and the network is tied to {self.examples} examples: give indices from 0 to {self.examples - 1}")
-        return index
+# %% ../nbs/07_dropout.ipynb #1599045a
+@patch
+def _checked(self: Tied, index, n):
+    if index is None: raise InputError("mode own needs the examples' indices: call tied(x, index), or set tied.mode to expected or dropped")
+    if index.shape != (n,): raise InputError(f"index has shape {tuple(index.shape)} for {n} images: give one index for each")
+    if n and not 0 <= index.min() <= index.max() < self.examples:
+        raise InputError(f"the indices go from {int(index.min())} to {int(index.max())}, "
+                         f"and the network is tied to {self.examples} examples: give indices from 0 to {self.examples - 1}")
+    return index
 
-    def _gate(self, i, module, inputs, out):
-        "The forward hook on block `i`; outside of `forward` gates are open"
-        if self._gates is None: return out
-        gate, dim = self._gates[i].to(out.dtype), list(self.sites.values())[i].dim % out.dim()
-        shape = [1] * out.dim()
-        shape[0], shape[dim] = gate.shape[0] if gate.dim() == 2 else 1, gate.shape[-1]
-        return out * gate.view(shape)
+@patch
+def _gate(self: Tied, i, module, inputs, out):
+    "The forward hook on block `i`; outside of `forward` gates are open"
+    if self._gates is None: return out
+    gate, dim = self._gates[i].to(out.dtype), list(self.sites.values())[i].dim % out.dim()
+    shape = [1] * out.dim()
+    shape[0], shape[dim] = gate.shape[0] if gate.dim() == 2 else 1, gate.shape[-1]
+    return out * gate.view(shape)
 
 # %% ../nbs/07_dropout.ipynb #c05f102e
 @network

@@ -67,7 +67,7 @@ def _jitter(x, index, copies, noise, seed):
     scale = noise * x.flatten(1).norm(dim=1) / x[0].numel()**.5
     return x[:, None] + scale[:, None, None, None, None] * draw
 
-# %% ../nbs/06_neurons.ipynb #421577f4
+# %% ../nbs/06_neurons.ipynb #3740651f
 def remove_neurons(
     model: nn.Module,         # any network, trained
     train: Examples,          # its training set
@@ -111,6 +111,7 @@ def remove_neurons(
         for p in trained: p.requires_grad_(True)
     return pd.DataFrame(rows).sort_values(["index", "step"], kind="stable", ignore_index=True)
 
+# %% ../nbs/06_neurons.ipynb #a5222c44
 def _remove(gates, train, index, others, max_removed, exact, copies, noise, seed):
     "Rows of the removals for a batch of examples; those that have flipped leave the batch"
     x, y, lies = images(train, index), train.y[index], train.noisy[index].tolist() if train.y_true is not None else [None] * len(index)
