@@ -192,20 +192,20 @@ def _story(r, n):
     if abs(gain) < .0005: yield "On the test set it is as good as the plain network."
     else: yield f"On the test set it gets {_percent(abs(gain))} {'more' if gain > 0 else 'less'} of the pictures right than the plain network."
 
-# %% ../nbs/12_study.ipynb #ac730593
+# %% ../nbs/12_study.ipynb #a383648d
 _figures = {   # file: (heading, what the picture says, the tables that it needs)
     "examples": ("Labels that lie",
         "Above each picture is the label that the network was trained on. Orange ones are wrong, and the true class follows in "
         "brackets. Nothing in these pictures tells their label: it can only be memorized.",
         ()),
     "history": ("Learning, then memorizing",
-        "Accuracy after each epoch. The network first learns what is common to many pictures (blue and green rise); later it "
-        "memorizes the wrong labels one by one (orange rises), often while test accuracy falls.",
+        "Accuracy after each epoch. Where blue and green rise before orange, the network learned what is common to many "
+        "pictures first and memorized the wrong labels later. Watch what green does while orange rises.",
         ("history",)),
     "gradients_norms": ("Who pulls at which layer?",
         "The strength with which the clean (blue) and the noisy examples (orange) pull at each layer while the noisy ones are "
-        "memorized. Few examples are noisy, yet they pull about as hard as all the others, and at every layer: memorization is "
-        "not the business of the last layers.",
+        "memorized. Compare orange with the small share of examples that are noisy. If memorization were the business of the "
+        "last layers, orange would stand out there alone.",
         ("gradients", "history")),
     "gradients_cosines": ("They pull against each other",
         "The cosine between the two pulls. Red: what helps the noisy examples harms the clean ones at that layer and in that "
@@ -227,9 +227,9 @@ _figures = {   # file: (heading, what the picture says, the tables that it needs
         "removed neurons are.",
         ("neurons",)),
     "dropout": ("Memorize in neurons set aside, then drop them",
-        "Own: every example uses its own memorization neurons, and the wrong labels are all there. Expected: they count as on "
-        "average. Dropped: they are off, as in the paper. Dropped, recalibrated: off, and the batch norms' averages are "
-        "estimated anew from the training images.",
+        "Own: every example uses its own memorization neurons. Expected: they count as on average. Dropped: they are off, as in "
+        "the paper. Dropped, recalibrated: off, and the batch norms' averages are estimated anew from the training images. A "
+        "low orange bar means that wrong labels are forgotten; blue and green show what that costs.",
         ("dropout", "history"))}
 
 def _draw(out, train, results):
