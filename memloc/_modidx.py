@@ -197,4 +197,5 @@ d = { 'settings': { 'branch': 'main',
                                  'memloc.training.predict': ('training.html#predict', 'memloc/training.py'),
                                  'memloc.training.preset': ('training.html#preset', 'memloc/training.py'),
                                  'memloc.training.train_epoch': ('training.html#train_epoch', 'memloc/training.py'),
+                                 'memloc.training.training_precision': ('training.html#training_precision', 'memloc/training.py'),
                                  'memloc.training.write': ('training.html#write', 'memloc/training.py')}}}

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OneLayer', 'retrain', 'plot_retraining']
 
-# %% ../nbs/05_retraining.ipynb #e7c6d541
+# %% ../nbs/05_retraining.ipynb #9227324f
 import pandas as pd
 import torch
 from matplotlib import colormaps
@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from . import models
 from .data import Examples, InputError, subset
 from .style import axes, colors, styled
-from .training import Recipe, Run, accuracy, choose_precision, device, train_epoch
+from .training import Recipe, Run, accuracy, device, train_epoch, training_precision
 
 # %% ../nbs/05_retraining.ipynb #eba76771
 class OneLayer(nn.Module):
@@ -38,7 +38,7 @@ class OneLayer(nn.Module):
 
     def forward(self, x): return self.network(x)
 
-# %% ../nbs/05_retraining.ipynb #a97664f8
+# %% ../nbs/05_retraining.ipynb #f9354f6b
 def retrain(
     run: Run,                    # a finished run that kept its checkpoint of epoch 0
     train: Examples,             # the training set of that run
@@ -59,7 +59,8 @@ def retrain(
     if getattr(ended, "takes_index", False):
         raise InputError(f"{run.path} was trained with example-tied dropout, and layer retraining is for networks without: "
                          "give the run of a plain network")
-    using, train = choose_precision(precision, where), train.to(where)
+    train = train.to(where)
+    using = training_precision(precision, ended.to(where), train)
     clean, recipe, rows = subset(train, ~train.noisy), Recipe(epochs, run.recipe.batch, lr, epochs / 5, seed=seed), []
     layers = layers or list(known)
     with torch.random.fork_rng(), tqdm(total=len(layers) * epochs * -(-len(clean) // recipe.batch), desc="retraining", disable=not progress) as bar:
@@ -70,7 +71,7 @@ def retrain(
             optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr, recipe.momentum, weight_decay=recipe.weight_decay)
             for epoch in range(epochs + 1):
                 if epoch: train_epoch(epoch, model, optimizer, clean, recipe, (), using, bar)
-                rows.append({"layer": layer, "epoch": epoch, **accuracy(model, train, precision=precision)})
+                rows.append({"layer": layer, "epoch": epoch, **accuracy(model, train, precision=using)})
     return pd.DataFrame(rows)
 
 # %% ../nbs/05_retraining.ipynb #7be86e66

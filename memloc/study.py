@@ -135,7 +135,7 @@ class _Study:
             self._plain = fit(self.network(), self.train, self.test, self.recipe, self.out / "plain", [accounting], self.progress), accounting
         return self._plain
 
-# %% ../nbs/12_study.ipynb #b352d74a
+# %% ../nbs/12_study.ipynb #b57f2e11
 def study(
     data: str = "digits",          # as for `load`
     examples: int | None = None,   # training examples, drawn at random; the preset's number if None
@@ -163,7 +163,7 @@ def study(
         if name in found: continue
         section, tables = part(this)
         for table, frame in tables.items(): write(out / f"{table}.csv", frame.to_csv(index=False))
-        about = {k: settings[k] for k in ("data", "preset", "seed", "noise")} | {"environment": _environment(choose_precision(this.recipe.precision, device()))}
+        about = {k: settings[k] for k in ("data", "preset", "seed", "noise")} | {"environment": _environment(this.plain()[0].about["precision"])}
         found = about | {k: (found | section)[k] for k in ("training", *_parts) if k in found or k in section}
         write(results, json.dumps(found, indent=1))
     report(out)

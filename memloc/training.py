@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['presets', 'Recipe', 'Preset', 'preset', 'device', 'choose_precision', 'autocast', 'batches', 'images', 'forward',
-           'predict', 'accuracy', 'write', 'Run', 'Observer', 'Diverged', 'train_epoch', 'fit', 'plot_history',
-           'memorized_during']
+           'training_precision', 'predict', 'accuracy', 'write', 'Run', 'Observer', 'Diverged', 'train_epoch', 'fit',
+           'plot_history', 'memorized_during']
 
 # %% ../nbs/02_training.ipynb #6941b1b9
 import contextlib, copy, ctypes, json, os, platform, time, warnings
@@ -121,6 +121,26 @@ def images(
 def forward(model: nn.Module, examples: Examples, index: Tensor) -> Tensor:
     "Logits of a batch; a network that ties neurons to examples (`takes_index`) is told which examples they are."
     return model(images(examples, index), index) if getattr(model, "takes_index", False) else model(images(examples, index))
+
+# %% ../nbs/02_training.ipynb #ae352f5a
+def training_precision(
+    asked: str,        # "bf16", "fp32" or "auto"
+    model: nn.Module,  # to train, on its device
+    train: Examples,   # to train on, on the same device
+) -> str:              # "bf16" or "fp32"
+    """As `choose_precision`, and with auto fp32 for a network whose bf16 gradients a CPU gets wrong: one with a convolution
+    that steps further than the maps it reads are wide. `InputError` if bf16 is asked for such a network."""
+    using, wide = choose_precision(asked, train.x.device), []
+    if using == "fp32" or train.x.device.type != "cpu": return using
+    def look(module, inputs): wide.extend(str(module) for s, n in zip(module.stride, inputs[0].shape[2:]) if s > n)
+    hooks, was = [m.register_forward_pre_hook(look) for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)], model.training
+    with torch.no_grad(): forward(model.eval(), train, torch.arange(1))
+    model.train(was)
+    for h in hooks: h.remove()
+    if wide and asked == "bf16":
+        raise InputError(f"{wide[0]} steps further than the maps it reads are wide, and a CPU gets its bf16 gradient wrong: "
+                         "choose precision fp32, larger images, or a network for small images")
+    return "fp32" if wide else using
 
 # %% ../nbs/02_training.ipynb #6b044f71
 def predict(
@@ -367,7 +387,7 @@ def train_epoch(
         bar.update()
     return torch.stack(losses)
 
-# %% ../nbs/02_training.ipynb #58d3853e
+# %% ../nbs/02_training.ipynb #7f35df88
 def fit(
     model: nn.Module,         # (N, C, H, W) floats in [0, 1] to (N, classes) logits; trained in place
     train: Examples,          # to train on
@@ -382,12 +402,12 @@ def fit(
     Same seed, machine and number of threads give the same bits, stopped or not, observed or not. Raises `InputError` if
     `out` holds a run with other settings or is in use, `Diverged` if the loss is no longer finite (checkpoints stay)."""
     where = device()
-    using = choose_precision(recipe.precision, where)
+    model.to(where, memory_format=torch.channels_last)
+    train, test, path = train.to(where), test.to(where), Path(out)
+    using = training_precision(recipe.precision, model, train)
     about = {"recipe": asdict(recipe), "network": getattr(model, "spec", None),
              "data": {"name": train.name, "examples": len(train), "fingerprint": train.fingerprint}, "memloc": __version__,
              "torch": torch.__version__, "threads": torch.get_num_threads(), "device": str(where), "precision": using}
-    train, test, path = train.to(where), test.to(where), Path(out)
-    model.to(where, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay)
     path.mkdir(parents=True, exist_ok=True)
     try: lock = FileLock(path / ".lock").acquire(timeout=0)
