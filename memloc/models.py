@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['batch_norms', 'Site', 'network', 'build', 'conv_block', 'Residual', 'GlobalMaxPool', 'Scale', 'Normalize', 'resnet9',
-           'layers', 'neurons', 'blocks', 'plot_layers']
+           'Bottleneck', 'resnet50', 'Patches', 'Attention', 'TransformerBlock', 'MeanPatch', 'vit', 'layers',
+           'neurons', 'blocks', 'plot_layers']
 
-# %% ../nbs/01_models.ipynb #024cb8ed
+# %% ../nbs/01_models.ipynb #db3f463c
 import functools, inspect
 from collections import OrderedDict, namedtuple
 from importlib import import_module
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .data import InputError
@@ -107,6 +109,94 @@ def resnet9(
         fc=nn.Linear(c128, classes, bias=False),
         scale=Scale(0.2)))
 
+# %% ../nbs/01_models.ipynb #3267c6ea
+class Bottleneck(nn.Module):
+    "1 x 1, 3 x 3 and 1 x 1 convolution, and a shortcut around them; a convolution fits the shortcut where the shapes differ."
+    def __init__(self, inputs, inside, outputs, stride):
+        super().__init__()
+        self.conv1, self.conv2 = conv_block(inputs, inside, 1, padding=0), conv_block(inside, inside, stride=stride)
+        self.conv3 = conv_block(inside, outputs, 1, padding=0)[:2]          # [:2]: without the ReLU
+        same = stride == 1 and inputs == outputs
+        self.shortcut = nn.Identity() if same else conv_block(inputs, outputs, 1, stride, padding=0)[:2]
+    def forward(self, x): return (self.shortcut(x) + self.conv3(self.conv2(self.conv1(x)))).relu()
+
+# %% ../nbs/01_models.ipynb #05c5e408
+@network
+def resnet50(
+    channels: int = 3,   # of the images
+    classes: int = 10,   # logits
+    width: float = 1.0,  # factor for the numbers of channels; 1 is the usual ResNet-50
+    seed: int = 0,       # of the initialisation
+) -> nn.Sequential:      # (N, channels, H, W) floats in [0, 1] to (N, classes) logits, for H and W from 16 on
+    "A ResNet-50 for small images: a 3 x 3 stem without pooling (Maini et al. 2023, appendix)."
+    sizes, inputs = [max(1, round(width * c)) for c in (64, 128, 256, 512)], max(1, round(width * 64))
+    net = nn.Sequential(OrderedDict(normalize=Normalize(channels), stem=conv_block(channels, inputs)))
+    for i, (inside, depth) in enumerate(zip(sizes, (3, 4, 6, 3))):
+        stage = nn.Sequential()
+        for j in range(depth):
+            stage.append(Bottleneck(inputs, inside, 4 * inside, 2 if i and not j else 1))
+            inputs = 4 * inside
+        net.add_module(f"stage{i + 1}", stage)
+    net.add_module("pool", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    net.add_module("fc", nn.Linear(inputs, classes))
+    return net
+
+# %% ../nbs/01_models.ipynb #4d86b41d
+def _where(height, width, features):
+    "(height * width, features): sines and cosines of each patch's row and column at features / 4 frequencies"
+    rates = 10_000 ** -torch.linspace(0, 1, features // 4)
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    angles = torch.cat([p.flatten()[:, None] * rates for p in (rows, columns)], 1)
+    return torch.cat([angles.sin(), angles.cos()], 1)
+
+class Patches(nn.Module):
+    "(N, C, H, W) to (N, patches, features): a linear map of each patch, and where it is."
+    def __init__(self, channels, features, size):
+        super().__init__()
+        self.project = nn.Conv2d(channels, features, size, size)
+    def forward(self, x):
+        x = self.project(x)
+        return x.flatten(2).mT + _where(*x.shape[2:], x.shape[1]).to(x)
+
+class Attention(nn.Module):
+    "Each patch looks at all of them, with several heads."
+    def __init__(self, features, heads):
+        super().__init__()
+        self.heads, self.qkv, self.out = heads, nn.Linear(features, 3 * features), nn.Linear(features, features)
+    def forward(self, x):
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+# %% ../nbs/01_models.ipynb #48ce4b11
+class TransformerBlock(nn.Module):
+    "Attention and a hidden layer, each behind a layer norm and with the input added."
+    def __init__(self, features, heads, hidden):
+        super().__init__()
+        self.norm1, self.attention = nn.LayerNorm(features), Attention(features, heads)
+        self.norm2, self.mlp = nn.LayerNorm(features), nn.Sequential(OrderedDict(
+            hidden=nn.Linear(features, hidden), act=nn.GELU(), out=nn.Linear(hidden, features)))
+    def forward(self, x):
+        x = x + self.attention(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+class MeanPatch(nn.Module):
+    "(N, patches, features) to (N, features)"
+    def forward(self, x): return x.mean(1)
+
+@network
+def vit(
+    channels: int = 3,   # of the images
+    classes: int = 10,   # logits
+    width: float = 1.0,  # factor for the 512 features
+    seed: int = 0,       # of the initialisation
+) -> nn.Sequential:      # (N, channels, H, W) floats in [0, 1] to (N, classes) logits, for H and W from 16 on
+    "A small vision transformer: 4 x 4 patches, six blocks, eight heads, 512 features and as many hidden units, mean over patches."
+    features = 32 * max(1, round(width * 16))                            # whole heads, whole frequencies
+    return nn.Sequential(OrderedDict(
+        normalize=Normalize(channels), patches=Patches(channels, features, 4),
+        blocks=nn.Sequential(*(TransformerBlock(features, 8, features) for _ in range(6))),
+        norm=nn.LayerNorm(features), pool=MeanPatch(), fc=nn.Linear(features, classes)))
+
 # %% ../nbs/01_models.ipynb #b3354036
 _convs = (nn.modules.conv._ConvNd,)
 batch_norms = (nn.modules.batchnorm._BatchNorm,)
@@ -118,14 +208,15 @@ def _outputs(module):
 
 def _channels(norm): return getattr(norm, "num_features", None) or getattr(norm, "num_channels", None) or norm.normalized_shape[-1]
 
-# %% ../nbs/01_models.ipynb #df275242
+# %% ../nbs/01_models.ipynb #7e03495d
 def _groups(model):
     "Names of the modules of each layer: [[module, its norm if it has one], ...]"
     groups, modules = [], dict(model.named_modules())
     for name, module in modules.items():
         if not any(True for _ in module.parameters(recurse=False)): continue
         before = modules[groups[-1][0]] if groups and len(groups[-1]) == 1 else None
-        fits = isinstance(module, _norms if isinstance(before, _convs) else batch_norms) and _channels(module) == _outputs(before)
+        inside = name.rpartition(".")[0]                                 # the norm of a later part of the network belongs there
+        fits = before is not None and f"{groups[-1][0]}.".startswith(f"{inside}." if inside else "") and isinstance(module, _norms if isinstance(before, _convs) else batch_norms) and _channels(module) == _outputs(before)
         groups[-1].append(name) if fits else groups.append([name])
     return groups
 
@@ -135,7 +226,7 @@ def _common(names):
     same = [a[0] for a in zip(*parts) if len(set(a)) == 1]
     return ".".join(same)
 
-# %% ../nbs/01_models.ipynb #1e4bccf2
+# %% ../nbs/01_models.ipynb #d4be109f
 def layers(
     model: nn.Module,  # any network
 ) -> dict:             # {layer: [parameter names]}, input to output
@@ -148,13 +239,28 @@ def layers(
         if not path or any(n.startswith(f"{path}.") for n in others): path = group[0] or names[0]
         found[path] = names
     if not found: raise InputError(f"{type(model).__name__} has no parameters, so it has no layers")
+    of = {}
+    for layer, names in found.items():
+        for n in names:
+            other = of.setdefault(id(model.get_parameter(n)), layer)
+            if other != layer: raise InputError(f"the layers {other} and {layer} share weights ({n}), so neither can be treated alone: untie them first")
     return found
 
-# %% ../nbs/01_models.ipynb #75cecc2e
+# %% ../nbs/01_models.ipynb #34e3827d
 Site = namedtuple("Site", "module channels dim")
 Site.__doc__ = "Where channels or features can be gated: in the output of the module named `module`, which has `channels` of them along `dim`."
 
-def _site(model, module, source): return Site(module, _outputs(source), 1 if isinstance(source, _convs) else -1)
+def _features_last(norm):
+    "Whether a LayerNorm reads (..., features), as PyTorch's does, and not (N, channels, H, W), as those of some networks do"
+    like = next(norm.parameters(), torch.zeros(()))
+    try: norm(like.new_zeros(1, _channels(norm), 2, _channels(norm) + 1))
+    except RuntimeError: return True
+    return False
+
+def _site(model, module, source):
+    norm = model.get_submodule(module)
+    last = _features_last(norm) if isinstance(norm, nn.LayerNorm) else not isinstance(source, _convs)
+    return Site(module, _outputs(source), -1 if last else 1)
 
 def neurons(
     model: nn.Module,  # any network

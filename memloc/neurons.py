@@ -18,18 +18,20 @@ from .data import Examples, InputError, sample
 from .style import axes, colors, styled
 from .training import autocast, batches, choose_precision, images
 
-# %% ../nbs/06_neurons.ipynb #58c2f077
+# %% ../nbs/06_neurons.ipynb #79002413
 class Gates:
-    "Multiplies every neuron of a network by a gate while it is open as a context; `gates.values` is (B or 1, neurons), input to output."
+    "Multiplies every neuron of a network by a gate while it is open as a context; gates are (B or 1, neurons), input to output."
     def __init__(self,
         model: nn.Module,  # any network
     ):
-        self.model, self.sites, self.values = model, models.neurons(model), None
+        self.model, self.sites, self.used = model, models.neurons(model), set()
         self.names = [(layer, c) for layer, s in self.sites.items() for c in range(s.channels)]   # (layer, neuron) of each column
 
     def _hook(self, i, dim):
         def gate(module, inputs, out):
+            self.used.add(i)
             g, shape = self.parts[i], [1] * out.dim()
+            if len(g) > 1: g = g.repeat_interleave(len(out) // len(g), 0)
             shape[0], shape[dim % out.dim()] = g.shape
             return out * g.to(out.dtype).view(shape)
         return gate
@@ -45,6 +47,16 @@ class Gates:
         "Logits of images with these gates"
         self.parts = values.split([s.channels for s in self.sites.values()], dim=1)
         return self.model(x).float()
+
+    def open(self, x: Tensor) -> Tensor:
+        """Gates (1, neurons) with all neurons in place, 0 for those that images never pass (a second head, say). `InputError`
+        if the network answers otherwise when it runs again."""
+        every = torch.ones(1, len(self.names), device=x.device)
+        with torch.no_grad(): first, second = self(x, every), self(x, every)
+        if not torch.allclose(first, second, rtol=1e-3, atol=1e-3, equal_nan=True):
+            raise InputError(f"{type(self.model).__name__} answers otherwise when it runs a second time, so its neurons cannot be told apart: "
+                             "make it do the same in eval mode each time (nothing drawn at random, nothing counted)")
+        return torch.cat([torch.full((1, s.channels), float(i in self.used), device=x.device) for i, s in enumerate(self.sites.values())], 1)
 
 # %% ../nbs/06_neurons.ipynb #71209498
 def _gradients(gates, x, y, values):
@@ -67,7 +79,7 @@ def _jitter(x, index, copies, noise, seed):
     scale = noise * x.flatten(1).norm(dim=1) / x[0].numel()**.5
     return x[:, None] + scale[:, None, None, None, None] * draw
 
-# %% ../nbs/06_neurons.ipynb #3740651f
+# %% ../nbs/06_neurons.ipynb #886abae3
 def remove_neurons(
     model: nn.Module,         # any network, trained
     train: Examples,          # its training set
@@ -97,26 +109,26 @@ def remove_neurons(
     try:
         bar = tqdm(total=len(index), desc="removing neurons", disable=not progress)
         with Gates(model) as gates, autocast(where, choose_precision(precision, where)), bar:
-            open_gates = torch.ones(1, len(gates.names), device=where)
+            open_gates = gates.open(images(train, index[:8]))
             with torch.no_grad(): right = torch.cat([gates(images(train, i), open_gates).argmax(1) == train.y[i] for i in index.split(500)])
             if not right.all():
                 raise InputError(f"the network does not give example {int(index[~right][0])} its label to begin with: "
                                  "choose from those that it gets right")
             others = _exact_others(gates, train, 500) if exact else -_others(gates, train, 500)
             for part in index.split(batch):
-                rows += _remove(gates, train, part, others, max_removed, exact, copies, noise, seed)
+                rows += _remove(gates, train, part, open_gates, others, max_removed, exact, copies, noise, seed)
                 bar.update(len(part))
     finally:
         model.train(was)
         for p in trained: p.requires_grad_(True)
     return pd.DataFrame(rows).sort_values(["index", "step"], kind="stable", ignore_index=True)
 
-# %% ../nbs/06_neurons.ipynb #a5222c44
-def _remove(gates, train, index, others, max_removed, exact, copies, noise, seed):
+# %% ../nbs/06_neurons.ipynb #89894679
+def _remove(gates, train, index, open_gates, others, max_removed, exact, copies, noise, seed):
     "Rows of the removals for a batch of examples; those that have flipped leave the batch"
     x, y, lies = images(train, index), train.y[index], train.noisy[index].tolist() if train.y_true is not None else [None] * len(index)
     jittered = None if exact else _jitter(x, index, copies, noise, seed)
-    values, rows, left = torch.ones(len(index), len(gates.names), device=x.device), [], torch.arange(len(index), device=x.device)
+    values, rows, left = open_gates.repeat(len(index), 1), [], torch.arange(len(index), device=x.device)
     for step in range(1, max_removed + 1):
         if exact: change = _exact_change(gates, x[left], y[left], values[left])
         else:

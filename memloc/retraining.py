@@ -17,7 +17,7 @@ from .data import Examples, InputError, subset
 from .style import axes, colors, styled
 from .training import Recipe, Run, accuracy, device, train_epoch, training_precision
 
-# %% ../nbs/05_retraining.ipynb #eba76771
+# %% ../nbs/05_retraining.ipynb #beb2edc1
 class OneLayer(nn.Module):
     "A network of which one layer can be trained; the rest is frozen in eval mode."
     def __init__(self,
@@ -32,7 +32,7 @@ class OneLayer(nn.Module):
 
     def train(self, mode=True):
         super().train(False)
-        for module in self.owners: module.train(mode)
+        for module in self.owners: module.training = mode        # alone: what is inside an owner has its own parameters
         self.training = mode
         return self
 

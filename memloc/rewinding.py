@@ -17,7 +17,7 @@ from .data import Examples, InputError
 from .style import axes, colors, styled
 from .training import Run, autocast, batches, choose_precision, device, forward
 
-# %% ../nbs/04_rewinding.ipynb #0df87de0
+# %% ../nbs/04_rewinding.ipynb #3833fa95
 def _copy(out): return out.clone() if isinstance(out, Tensor) else tuple(map(_copy, out)) if isinstance(out, tuple) else out
 
 class Replay:
@@ -50,16 +50,31 @@ class Replay:
         self.calls, self.until = [], None
         return f()
 
-    def run(self, f, modules) -> Tensor:
-        "What `f()`, the recorded forward pass, returns when nothing before the first call of one of `modules` is computed."
-        self.until, self.at = min(i for i, (m, _, _) in enumerate(self.calls) if m in modules), 0
+    def begins(self, name) -> int:
+        "Number of the first call of a module; of what contains it, if that uses its parameters without calling it."
+        calls = [i for i, (m, _, _) in enumerate(self.calls) if m is self.model.get_submodule(name)]
+        return calls[0] if calls else self.begins(name.rpartition(".")[0])
+
+    def run(self, f, names) -> Tensor:
+        "What `f()`, the recorded forward pass, returns when nothing is computed that ended before the modules `names` begin."
+        self.until, self.at = min(map(self.begins, names)), 0
         return f()
 
     def close(self):
         for module in self.modules: del module.forward
         self.calls = None
 
-# %% ../nbs/04_rewinding.ipynb #4eecb311
+# %% ../nbs/04_rewinding.ipynb #b3ef204c
+def _same_again(replay, predict, owners):
+    "`InputError` unless a network answers a few images the same again, from each layer on"
+    with torch.no_grad():
+        first = replay.record(predict).clone()
+        for layer, names in owners.items():
+            if not torch.allclose(replay.run(predict, names), first, rtol=1e-3, atol=1e-3, equal_nan=True):
+                raise InputError(f"{type(replay.model).__name__} answers otherwise when {layer} runs a second time, so it cannot be rewound: "
+                                 "make it do the same in eval mode each time (nothing drawn at random, nothing counted)")
+
+# %% ../nbs/04_rewinding.ipynb #70603970
 takes = ("weights", "parameters", "all")
 
 def _taken(model, layer, take):
@@ -92,13 +107,14 @@ def rewind(
     states = {e: {n: t.to(where) for n, t in run.state(e).items()} for e in epochs}
     model.to(where, memory_format=torch.channels_last).requires_grad_(False)
     names = {layer: _taken(model, layer, take) for layer in layers}
-    mine, modules = model.state_dict(), {layer: {model.get_submodule(n.rpartition(".")[0]) for n in names[layer]} for layer in layers}
+    mine, owners = model.state_dict(), {layer: {n.rpartition(".")[0] for n in names[layer]} for layer in layers}
     ended = {n: t.clone() for n, t in mine.items()}
     right, replay = torch.zeros(len(layers), len(epochs), len(train), dtype=torch.bool, device=where), Replay(model)
     def put(layer, state):
         for n in names[layer]: mine[n].copy_(state[n])
     try:
         parts = batches(torch.arange(len(train), device=where), batch)
+        _same_again(replay, lambda: forward(model, train, parts[0][:8]), owners)
         bar = tqdm(total=len(parts) * len(layers) * len(epochs), desc="rewinding", disable=not progress)
         with torch.no_grad(), autocast(where, choose_precision(precision, where)), bar:
             for index in parts:
@@ -107,7 +123,7 @@ def rewind(
                 for i, layer in enumerate(layers):
                     for j, epoch in enumerate(epochs):
                         put(layer, states[epoch])
-                        right[i, j, index] = replay.run(predict, modules[layer]).argmax(1) == train.y[index]
+                        right[i, j, index] = replay.run(predict, owners[layer]).argmax(1) == train.y[index]
                         bar.update()
                     put(layer, ended)
     finally: replay.close()
