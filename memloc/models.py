@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['batch_norms', 'Site', 'network', 'build', 'conv_block', 'Residual', 'GlobalMaxPool', 'Scale', 'Normalize', 'resnet9',
            'Bottleneck', 'resnet50', 'Patches', 'Attention', 'TransformerBlock', 'MeanPatch', 'vit', 'layers',
-           'neurons', 'blocks', 'plot_layers']
+           'neurons', 'blocks', 'Replay', 'plot_layers']
 
 # %% ../nbs/01_models.ipynb #db3f463c
 import functools, inspect
@@ -306,6 +306,53 @@ def blocks(
     found = list(_walk(model, ""))[:-1]
     if not found: raise InputError(f"{type(model).__name__} has no block before its classifier: there is nothing to gate")
     return {name: _site(model, module, source) for name, module, source in found}
+
+# %% ../nbs/01_models.ipynb #9f639b51
+def _copy(out): return out.clone() if isinstance(out, Tensor) else tuple(map(_copy, out)) if isinstance(out, tuple) else out
+
+class Replay:
+    "Remembers what each module of a network returned for a batch, to run the network again from any module on."
+    def __init__(self,
+        model: nn.Module,   # in eval mode; its modules answer from the record while `run` asks them to
+    ):
+        self.model, self.calls, self.until = model, None, None
+        self.modules = {m: m.forward for m in model.modules()}
+        for module, original in self.modules.items(): module.forward = self._wrap(module, original)
+
+    def _wrap(self, module, original):
+        def call(*args, **kwargs):
+            if self.until is None:                                   # recording: calls are numbered as they begin
+                number = len(self.calls)
+                self.calls.append(None)
+                out = original(*args, **kwargs)
+                self.calls[number] = (module, _copy(out), len(self.calls))   # copies, since the network may go on in place
+                return out
+            _, out, end = self.calls[self.at]
+            if end <= self.until:                                    # over before the layer began
+                self.at = end
+                return _copy(out)
+            self.at += 1
+            return original(*args, **kwargs)
+        return call
+
+    def record(self, f) -> Tensor:
+        "What `f()` returns, a forward pass, while every call is recorded."
+        self.calls, self.until = [], None
+        return f()
+
+    def begins(self, name) -> int:
+        "Number of the first call of a module; of what contains it, if that uses its parameters without calling it."
+        calls = [i for i, (m, _, _) in enumerate(self.calls) if m is self.model.get_submodule(name)]
+        return calls[0] if calls else self.begins(name.rpartition(".")[0])
+
+    def run(self, f, names) -> Tensor:
+        "What `f()`, the recorded forward pass, returns when nothing is computed that ended before the modules `names` begin."
+        self.until, self.at = min(map(self.begins, names)), 0
+        return f()
+
+    def close(self):
+        for module in self.modules: del module.forward
+        self.calls = None
 
 # %% ../nbs/01_models.ipynb #feefe6f6
 @styled

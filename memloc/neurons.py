@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Gates', 'remove_neurons', 'accuracy_after', 'plot_removals']
 
-# %% ../nbs/06_neurons.ipynb #a22a1feb
+# %% ../nbs/06_neurons.ipynb #f63f9b91
 import numpy as np
 import pandas as pd
 import torch
@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from . import models
 from .data import Examples, InputError, sample
+from .models import Replay
 from .style import axes, colors, styled
 from .training import autocast, batches, choose_precision, images
 
@@ -163,7 +164,7 @@ def _exact_others(gates, train, batch):
     def mean(gate): return sum(F.cross_entropy(gates(images(train, i), gate), train.y[i], reduction="sum") for i in parts) / len(train)
     with torch.no_grad(): return torch.stack([mean(1 - e[None]) for e in every])[None] - mean(torch.ones_like(every[:1]))
 
-# %% ../nbs/06_neurons.ipynb #cdebd3db
+# %% ../nbs/06_neurons.ipynb #3ca07bc4
 def accuracy_after(
     model: nn.Module,         # the network that was taken apart
     train: Examples,          # its training set
@@ -174,19 +175,25 @@ def accuracy_after(
 ) -> pd.DataFrame:            # a row an example: index, noisy, removed, flipped, clean_after, noisy_after
     "How many neurons each example took, and accuracy on clean and noisy training examples with these neurons gone."
     where, was = next(model.parameters()).device, model.training
-    few, rows = sample(train, min(examples, len(train))).to(where), []
-    model.eval()
-    with torch.no_grad(), Gates(model) as gates, autocast(where, choose_precision(precision, where)):
-        column = {name: i for i, name in enumerate(gates.names)}
-        for index, group in tqdm(removals.groupby("index"), desc="measuring", disable=not progress):
-            values = torch.ones(1, len(gates.names), device=where)
-            values[0, [column[name] for name in zip(group.layer, group.neuron)]] = 0
-            right = torch.cat([gates(images(few, i), values).argmax(1) == few.y[i] for i in batches(torch.arange(len(few), device=where), 500)])
-            mean = lambda g: right[g].double().mean().item() if g.any() else None
-            rows.append({"index": index, "noisy": group.noisy.iloc[0], "removed": len(group), "flipped": bool(group.flipped.iloc[-1]),
-                         "clean_after": mean(~few.noisy), "noisy_after": mean(few.noisy)})
-    model.train(was)
-    return pd.DataFrame(rows)
+    few, groups = sample(train, min(examples, len(train))).to(where), list(removals.groupby("index"))
+    right, parts = torch.zeros(len(groups), len(few), dtype=torch.bool, device=where), batches(torch.arange(len(few), device=where), 500)
+    replay = Replay(model.eval())
+    try:
+        bar = tqdm(total=len(groups) * len(parts), desc="measuring", disable=not progress)
+        with torch.no_grad(), Gates(model) as gates, autocast(where, choose_precision(precision, where)), bar:
+            column = {name: i for i, name in enumerate(gates.names)}
+            for index in parts:
+                x = images(few, index)
+                replay.record(lambda: gates(x, torch.ones(1, len(column), device=where)))
+                for right_after, (_, group) in zip(right, groups):
+                    values = torch.ones(1, len(column), device=where)
+                    values[0, [column[name] for name in zip(group.layer, group.neuron)]] = 0
+                    right_after[index] = replay.run(lambda: gates(x, values), {gates.sites[l].module for l in group.layer}).argmax(1) == few.y[index]
+                    bar.update()
+    finally: replay.close(); model.train(was)
+    means = [(right[:, g].double().mean(1).tolist() if g.any() else [None] * len(groups)) for g in (~few.noisy, few.noisy)]
+    return pd.DataFrame([{"index": index, "noisy": group.noisy.iloc[0], "removed": len(group), "flipped": bool(group.flipped.iloc[-1]),
+                          "clean_after": clean, "noisy_after": noisy} for (index, group), clean, noisy in zip(groups, *means)])
 
 # %% ../nbs/06_neurons.ipynb #40003581
 @styled
