@@ -191,14 +191,15 @@ def load(
     raise InputError(f"there is no data set {name}: choose one of {', '.join(known)}, "
                      "or give the path of an .npz or of a folder with train/ and test/")
 
-# %% ../nbs/00_data.ipynb #cd6cc89a
+# %% ../nbs/00_data.ipynb #df86f313
 def add_label_noise(
     examples: Examples,  # with labels that are all true, as far as is known
     fraction: float,     # of the labels to make wrong, in [0, 1)
     seed: int = 0,       # which examples, and which wrong classes
+    confuse=None,        # the one class that each class is taken for, (K,); any other class if None
 ) -> Examples:           # the same images; `y` lies for round(fraction * N) of them, and `y_true` remembers
-    """Give round(fraction * N) examples a class drawn evenly from all the others (Maini et al. 2023, section 3).
-    Labels whose truth nobody knows are taken as true. `InputError` if some labels already lie."""
+    """Give round(fraction * N) examples a class drawn evenly from all the others (Maini et al. 2023, section 3), or the one
+    in `confuse`. Labels whose truth nobody knows are taken as true. `InputError` if some labels already lie."""
     if not 0 <= fraction < 1: raise InputError(f"a noise of {fraction} was asked for: give a fraction from 0 up to, but not including, 1")
     if len(examples.classes) < 2:
         raise InputError(f"{examples.name} has one class only, so no label can be wrong: give data of two classes or more")
@@ -208,8 +209,15 @@ def add_label_noise(
     g = torch.Generator().manual_seed(seed)
     index = torch.randperm(len(examples), generator=g)[:round(fraction * len(examples))]
     y, shift = truth.clone(), torch.randint(1, len(examples.classes), (len(index),), generator=g)
-    y[index] = (y[index] + shift) % len(examples.classes)
+    y[index] = (y[index] + shift) % len(examples.classes) if confuse is None else _confusion(confuse, len(examples.classes))[y[index]]
     return replace(examples, y=y, y_true=truth)
+
+def _confusion(confuse, classes):
+    "`confuse` as (classes,) int64, in which no class is taken for itself"
+    others = torch.as_tensor(confuse)
+    if others.shape != (classes,) or not ((0 <= others) & (others < classes) & (others != torch.arange(classes))).all():
+        raise InputError(f"the classes cannot be confused as {others.tolist()}: give one other class, from 0 to {classes - 1}, for each of {classes}")
+    return others.long()
 
 # %% ../nbs/00_data.ipynb #42918522
 def randomize_labels(

@@ -135,7 +135,7 @@ def as_png(
     plt.close(figure)
     return file.getvalue()
 
-# %% ../nbs/page.ipynb #22665024
+# %% ../nbs/page.ipynb #2f06b700
 _page = Environment(autoescape=True).from_string("""<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{{ title }}</title>
 <style>
@@ -154,10 +154,10 @@ _page = Environment(autoescape=True).from_string("""<!doctype html>
 {% for heading, table in tables.items() %}<h2>{{ heading }}</h2><div class="scroll"><table>
 {% for row in table %}<tr><th>{{ row[0] }}</th>{% for cell in row[1:] %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>{% endfor %}
-<p><small>{{ paper }} Made with memloc.</small></p></html>
+<p><small>{{ paper }}. Made with memloc.</small></p></html>
 """)
 
-# %% ../nbs/page.ipynb #09b543b6
+# %% ../nbs/page.ipynb #5809dd74
 def write_page(
     out: Path,        # the command's folder
     title: str,       # of the page
@@ -166,7 +166,7 @@ def write_page(
     captions: dict,   # {name: (heading, what the picture says)}
     tables: dict,     # {heading: rows}
     galleries={},     # {heading: [(PNG, lines of text), ...]}
-    paper: str = "Maini et al., Can Neural Network Memorization Be Localized?, ICML 2023.",
+    paper: str = "Maini et al., Can Neural Network Memorization Be Localized?, ICML 2023",  # that it goes back to
 ):
     "Write report.html, and the figures beside it."
     for name, png in pngs.items(): write(out / f"{name}.png", png)

@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['takes', 'rewind', 'plot_rewinding']
 
-# %% ../nbs/04_rewinding.ipynb #c1e0df68
+# %% ../nbs/04_rewinding.ipynb #1a1ab03c
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 from tqdm.auto import tqdm
 
 from . import models

@@ -15,8 +15,8 @@ import pytest
 MEMLOC = Path(sys.executable).parent / "memloc"
 
 
-def start(out, *options, **kwargs):
-    command = [MEMLOC, "study", "--preset", "smoke", "--out", out, *options]
+def start(out, *options, command="study", **kwargs):
+    command = [MEMLOC, command, "--preset", "smoke", "--out", out, *options]
     return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
 
 
@@ -56,6 +56,25 @@ def test_killed_at_any_moment(tmp_path, whole):
     assert kills >= 4
     assert status == 0, stderr
     assert_same(out, whole)
+
+
+def test_dropout_killed_at_any_moment(tmp_path):
+    options = ["--noise", 0.1, "--map-p-gen", 0.4, "--map-p-mem", 0.1, "--epochs", 4]
+    status, _, stderr = finish(start(tmp_path / "whole", *options, command="dropout"))
+    assert status == 0, stderr
+    out, draw, kills = tmp_path / "killed", random.Random(0), 0
+    for awaited in ("dropout.json", "noise-0.1/sparse/epoch-0002.safetensors", "noise-0.1/narrow/accuracy.json", "comparison-0.1.csv", "noise-0.1/p_gen-0.4-p_mem-0.1/epoch-0001.safetensors", None):
+        process = start(out, *options, command="dropout")
+        while awaited and not (out / awaited).exists() and process.poll() is None: time.sleep(0.005)
+        if awaited: time.sleep(draw.random() * 0.2)
+        if awaited and process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        status, _, stderr = finish(process)
+    assert kills >= 3
+    assert status == 0, stderr
+    for f in ("results.json", "comparison-0.1.csv", "map.csv", "forgotten.csv", "extracted.csv"):
+        assert (out / f).read_bytes() == (tmp_path / "whole" / f).read_bytes(), f
 
 
 def test_truncated_checkpoint(tmp_path, whole):
@@ -101,6 +120,21 @@ def test_other_settings_leave_a_study_alone(whole):
     status, _, stderr = finish(start(whole, "--seed", 1))
     assert status == 2 and len(stderr.splitlines()) == 1 and "seed 0, not 1" in stderr
     assert {f: f.read_bytes() for f in whole.rglob("*") if f.is_file()} == before
+
+
+@pytest.mark.parametrize("awaited", ["tied/epoch-0003.safetensors", "suspects.csv"])
+def test_audit_killed(tmp_path, awaited):
+    "An audit that was killed goes on, and ends as one that was not"
+    audit = lambda out: subprocess.Popen([str(MEMLOC), "audit", "--preset", "smoke", "--noise", "0.1", "--out", str(out)],
+                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = audit(tmp_path / "killed")
+    while not (tmp_path / "killed" / awaited).exists() and process.poll() is None: time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    finish(process)
+    for out in ("killed", "whole"):
+        status, stdout, stderr = finish(audit(tmp_path / out))
+        assert status == 0 and "30 labels are wrong" in stdout, stderr
+    assert (tmp_path / "killed/suspects.csv").read_bytes() == (tmp_path / "whole/suspects.csv").read_bytes()
 
 
 def test_import_is_quiet():
