@@ -89,7 +89,7 @@ def plot_dissimilarity(
     grid[0].set_ylabel("Dist (nats)"); grid[0].legend(fontsize=8)
     return grid
 
-# %% ../nbs/10_dissection.ipynb #be228916
+# %% ../nbs/10_dissection.ipynb #be41f4e4
 @styled
 def plot_noise(
     table: pd.DataFrame,  # noise (fraction of labels drawn anew), mean; several rows of a noise (seeds) are averaged, and shown as dots
@@ -99,7 +99,7 @@ def plot_noise(
     ax = axes(ax, figsize=(6, 3))
     ax.plot(table.noise, table["mean"], ".", color=colors["noisy"], ms=8)
     ax.plot(*table.groupby("noise")["mean"].mean().reset_index().T.values, color=colors["noisy"])
-    ax.set(xlabel="fraction of labels drawn anew", ylabel="Dist (nats)", ylim=(0, None), title="The more there is to memorize, the less alike")
+    ax.set(xlabel="fraction of labels drawn anew", ylabel="Dist (nats)", ylim=(0, None), title="From learning to memorizing")
     return ax
 
 # %% ../nbs/10_dissection.ipynb #94457f6c

@@ -141,7 +141,7 @@ def forward(model: nn.Module, examples: Examples, index: Tensor, augment: str | 
     x = augmented(images(examples, index), augment)
     return model(x, index) if getattr(model, "takes_index", False) else model(x)
 
-# %% ../nbs/02_training.ipynb #ae352f5a
+# %% ../nbs/02_training.ipynb #af6de730
 def training_precision(
     asked: str,        # "bf16", "fp32" or "auto"
     model: nn.Module,  # to train, on its device
@@ -156,10 +156,11 @@ def training_precision(
     with torch.no_grad(): forward(model.eval(), train, torch.arange(1))
     model.train(was)
     for h in hooks: h.remove()
-    if wide and asked == "bf16":
-        raise InputError(f"{wide[0]} steps further than the maps it reads are wide, and a CPU gets its bf16 gradient wrong: "
-                         "choose precision fp32, larger images, or a network for small images")
-    return "fp32" if wide else using
+    if not wide: return using
+    reason = f"{wide[0]} steps further than the maps it reads are wide, and a CPU gets its bf16 gradient wrong"
+    if asked == "bf16": raise InputError(f"{reason}: choose precision fp32, larger images, or a network for small images")
+    warnings.warn(f"{reason}: training in fp32")
+    return "fp32"
 
 # %% ../nbs/02_training.ipynb #6b044f71
 def predict(
