@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['bench']
 
-# %% ../nbs/bench.ipynb #31d55209
+# %% ../nbs/bench.ipynb #d0dfecdc
 import copy, tempfile, time
 from dataclasses import replace
 from functools import partial
@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from . import training
 from .data import Examples, add_label_noise, load, sample
+from .dropout import tie
 from .gradients import GradientAccounting
 from .models import layers, neurons, resnet9
 from .neurons import remove_neurons
@@ -116,6 +117,20 @@ def _bench_training(batch, width, turns):
             turns("  the same, against memloc without it", "images", (n, accounted), (n, train)),
             turns("evaluation", "images", (n, lambda: predict(net, mine).argmax(1).eq(mine.y).sum().item()), (n, lambda: _evaluate_plain(plain, examples, batch, where)))]
 
+# %% ../nbs/bench.ipynb #f9d5638e
+def _bench_masks(batch, width, turns):
+    "Forward passes with masks from the hash, against none, and against masks from a stored table"
+    x = torch.randint(256, (2 * batch, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    examples, where = Examples(x, torch.zeros(len(x), dtype=torch.long), None, list("0123456789"), "random"), device()
+    tied = tie(resnet9(width=width), examples=50_000).to(where, memory_format=torch.channels_last).eval()
+    stored, mine = copy.copy(tied), examples.to(where)
+    table = torch.cat([tied.owned(i) for i in torch.arange(tied.examples, device=where).split(1000)])
+    stored.owned = lambda index: table[index]
+    tied.mode = stored.mode = "own"
+    say = lambda net: (len(x), lambda: predict(net, mine).sum().item())
+    return [turns("forward pass with masks, against none", "images", say(tied), say(tied.network)),
+            turns("  the same, against masks in a table", "images", say(tied), say(stored))]
+
 # %% ../nbs/bench.ipynb #455a9b1c
 def _bench_probes(size, batch, turns):
     "Rewinding all layers to 8 checkpoints, and the search for the neurons of clean and noisy examples, on digits"
@@ -134,7 +149,7 @@ def _bench_probes(size, batch, turns):
     return rows + [turns("search for the neurons of an example", "examples", (len(clean) + len(noisy), lambda: remove_neurons(model, train, torch.cat([clean, noisy]), progress=False)),
                          (2, lambda: [_remove_plain(model, mine, i, others) for i in next(some)]))]
 
-# %% ../nbs/bench.ipynb #1b5732af
+# %% ../nbs/bench.ipynb #2f1a7d95
 def bench(
     rounds: int = 3,            # how often each pair is timed, after one untimed round
     preset: str | None = None,  # as for `study`: all but smoke measure at the paper's width and batch, and probe a digits run of the preset
@@ -143,6 +158,6 @@ def bench(
     "How fast memloc does its work, and how fast the plain way does the same work, in turn in one process."
     size = training.preset(preset)
     batch, width = (64, .25) if size.name == "smoke" else (512, 1.)
-    with tqdm(total=5 * (rounds + 1), desc="bench", disable=not progress) as bar:
+    with tqdm(total=7 * (rounds + 1), desc="bench", disable=not progress) as bar:
         turns = lambda what, unit, ours, plain: _turns(what, unit, rounds, bar, ours, plain)
-        return pd.DataFrame(_bench_training(batch, width, turns) + _bench_probes(size, batch, turns))
+        return pd.DataFrame(_bench_training(batch, width, turns) + _bench_masks(batch, width, turns) + _bench_probes(size, batch, turns))

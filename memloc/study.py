@@ -234,7 +234,7 @@ def report(
     write_page(out, f"What did a network memorize of {Path(results['data']).stem}?", study_story(results, len(train)), pngs, _figures, {"How this was made": facts})
     return out / "report.html"
 
-# %% ../nbs/12_study.ipynb #97394263
+# %% ../nbs/12_study.ipynb #19974366
 _claims = {   # figure: how it reads in a table. What Maini et al. say of it stands in the chapters
     "share": "noisy examples' share of the gradient while they are memorized, mean over layers",
     "share_least": "  the same, the layer with the least",
@@ -243,6 +243,7 @@ _claims = {   # figure: how it reads in a table. What Maini et al. say of it sta
     "rewound_last": "noisy accuracy that rewinding the last layer to before memorization costs",
     "rewound_most": "  the same, the layer with the most",
     "rewound_layer": "  which layer that is",
+    "rewound_clean": "  clean accuracy that it costs",
     "retrained": "share of layers that give the wrong labels back after retraining on clean examples",
     "retrained_layers": "  layers that do not",
     "removed_noisy": "neurons to remove for a noisy example, median",
@@ -251,7 +252,7 @@ _claims = {   # figure: how it reads in a table. What Maini et al. say of it sta
     "after_noisy": "clean accuracy once a noisy example has flipped, mean",
     "after_clean": "clean accuracy once a clean example has flipped, mean"}
 
-# %% ../nbs/12_study.ipynb #72309c9d
+# %% ../nbs/12_study.ipynb #fcf9836c
 def _layer_findings(read, span):
     "What gradient accounting, rewinding and retraining found, of those whose tables there are"
     if (g := read("gradients")) is not None:
@@ -259,9 +260,10 @@ def _layer_findings(read, span):
         share, cosine = noisy_share(g).mean(), g.groupby("layer").cosine.mean()
         yield from {"share": share.mean(), "share_least": share.min(), "cosine": cosine.mean(), "cosine_weakest": cosine.max()}.items()
     if (r := read("rewinding")) is not None:
-        table = r.pivot(index="layer", columns="epoch", values="noisy").loc[r.layer.unique()]
-        lost = table.iloc[:, -1] - table[max(e for e in table if e < span[0])]
-        yield from {"rewound_last": lost.iloc[-1], "rewound_most": lost.max(), "rewound_layer": lost.idxmax()}.items()
+        ended, before = (r[r.epoch == e].set_index("layer") for e in (r.epoch.max(), r.epoch[r.epoch < span[0]].max()))
+        lost = ended[["clean", "noisy"]] - before[["clean", "noisy"]]
+        most = lost.noisy.idxmax()
+        yield from {"rewound_last": lost.noisy.iloc[-1], "rewound_most": lost.noisy[most], "rewound_layer": most, "rewound_clean": lost.clean[most]}.items()
     if (r := read("retraining")) is not None:
         back = r[r.epoch == r.epoch.max()].set_index("layer").noisy >= .75
         yield from {"retrained": back.mean(), "retrained_layers": ", ".join(back.index[~back]) or "none"}.items()
