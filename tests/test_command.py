@@ -125,8 +125,7 @@ def test_other_settings_leave_a_study_alone(whole):
 @pytest.mark.parametrize("awaited", ["tied/epoch-0003.safetensors", "suspects.csv"])
 def test_audit_killed(tmp_path, awaited):
     "An audit that was killed goes on, and ends as one that was not"
-    audit = lambda out: subprocess.Popen([str(MEMLOC), "audit", "--preset", "smoke", "--noise", "0.1", "--out", str(out)],
-                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    audit = lambda out: start(out, "--noise", 0.1, command="audit")
     process = audit(tmp_path / "killed")
     while not (tmp_path / "killed" / awaited).exists() and process.poll() is None: time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
