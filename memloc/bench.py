@@ -131,7 +131,7 @@ def _bench_masks(batch, width, turns):
     return [turns("forward pass with masks, against none", "images", say(tied), say(tied.network)),
             turns("  the same, against masks in a table", "images", say(tied), say(stored))]
 
-# %% ../nbs/bench.ipynb #455a9b1c
+# %% ../nbs/bench.ipynb #f97012fa
 def _bench_probes(size, batch, turns):
     "Rewinding all layers to 8 checkpoints, and the search for the neurons of clean and noisy examples, on digits"
     where, (train, test) = device(), load("digits")
@@ -145,7 +145,7 @@ def _bench_probes(size, batch, turns):
         model = run.model().to(where)
     mine, right = train.to(where), predict(model, train).argmax(1).cpu() == train.y
     clean, noisy = ((right & group).nonzero()[:size.probed, 0] for group in (~train.noisy, train.noisy))
-    some, others = cycle(zip(clean.tolist(), noisy.tolist())), torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:512]
+    some, others = cycle(zip(clean.tolist(), noisy.tolist())), torch.randperm(len(train), generator=torch.Generator().manual_seed(1))[:512]
     return rows + [turns("search for the neurons of an example", "examples", (len(clean) + len(noisy), lambda: remove_neurons(model, train, torch.cat([clean, noisy]), progress=False)),
                          (2, lambda: [_remove_plain(model, mine, i, others) for i in next(some)]))]
 

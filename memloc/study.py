@@ -35,7 +35,7 @@ def _data(settings):
                          "so there is nothing to find: ask for more")
     return train, test
 
-# %% ../nbs/12_study.ipynb #ca14ae0a
+# %% ../nbs/12_study.ipynb #52fc2378
 def _training(study):
     "The plain network, watched by gradient accounting"
     run, accounting = study.plain()
@@ -75,7 +75,7 @@ def _neurons(study):
         before[group] = {"examples": len(mine), "flipped": int(mine.flipped.sum()),
                          "median": float(np.median(np.where(mine.flipped, mine.removed, most + 1))) if len(mine) else None,
                          "by_layer": {layer: int(layers.get(layer, 0)) for layer in neurons(model)},
-                         "accuracy_after": {k: float(mine[mine.flipped][f"{k}_after"].mean()) if mine.flipped.any() else None for k in ("clean", "noisy")}}
+                         "accuracy_after": {k: None if pd.isna(v := mine[mine.flipped][f"{k}_after"].mean()) else float(v) for k in ("clean", "noisy")}}
     return {"neurons": before}, {"neurons": removals, "neurons_after": after}
 
 def _dropout(study):
