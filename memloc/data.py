@@ -51,7 +51,7 @@ class Examples:
         for t in (self.x, self.y): digest.update(t.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:10]
 
-# %% ../nbs/00_data.ipynb #b9228496
+# %% ../nbs/00_data.ipynb #35adbe3c
 def subset(
     examples: Examples,  # to take some of
     keep: Tensor,        # which: indices, or (N,) bool
@@ -67,7 +67,8 @@ def sample(
     "A random subset of n examples, numbered anew from 0 to n - 1; `InputError` if there are fewer than n."
     if not 1 <= n <= len(examples):
         raise InputError(f"{n} examples were asked for, but {examples.name} has {len(examples)} training examples: ask for 1 to {len(examples)}")
-    return subset(examples, torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))[:n].sort().values)
+    g = torch.Generator().manual_seed(~seed)       # not the stream that `add_label_noise` draws the noisy examples from
+    return subset(examples, torch.randperm(len(examples), generator=g)[:n].sort().values)
 
 # %% ../nbs/00_data.ipynb #bff1bb62
 _ten = [str(i) for i in range(10)]

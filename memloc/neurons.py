@@ -164,11 +164,7 @@ def _exact_others(gates, train, batch):
     def mean(gate): return sum(F.cross_entropy(gates(images(train, i), gate), train.y[i], reduction="sum") for i in parts) / len(train)
     with torch.no_grad(): return torch.stack([mean(1 - e[None]) for e in every])[None] - mean(torch.ones_like(every[:1]))
 
-# %% ../nbs/06_neurons.ipynb #c79705b1
-def _measured(train, examples):
-    "The examples to measure on; drawn from a seed of their own, since that of the noise would draw the noisy ones again"
-    return sample(train, min(examples, len(train)), seed=0x5EED)
-
+# %% ../nbs/06_neurons.ipynb #3ca07bc4
 def accuracy_after(
     model: nn.Module,         # the network that was taken apart
     train: Examples,          # its training set
@@ -179,7 +175,7 @@ def accuracy_after(
 ) -> pd.DataFrame:            # a row an example: index, noisy, removed, flipped, clean_after, noisy_after
     "How many neurons each example took, and accuracy on clean and noisy training examples with these neurons gone."
     where, was = next(model.parameters()).device, model.training
-    few, groups = _measured(train, examples).to(where), list(removals.groupby("index"))
+    few, groups = sample(train, min(examples, len(train))).to(where), list(removals.groupby("index"))
     right, parts = torch.zeros(len(groups), len(few), dtype=torch.bool, device=where), batches(torch.arange(len(few), device=where), 500)
     replay = Replay(model.eval())
     try:
