@@ -25,7 +25,7 @@ from .models import batch_norms
 from .style import axes, colors, styled
 from .training import Observer, Recipe, choose_precision, device, fit, predict, write
 
-# %% ../nbs/11_audit.ipynb #790e8ae0
+# %% ../nbs/11_audit.ipynb #2f10e3f6
 def _given(net, train, precision="auto"):
     "Log-probability of each example's given label, (N,) float64, and the class that the network says, (N,)"
     logits = predict(net, train, precision=precision).double().cpu()
@@ -35,7 +35,8 @@ def _check(tied, train):
     "`InputError` unless `tied` has memorization neurons of the examples of `train`"
     if not isinstance(tied, Tied):
         raise InputError(f"suspects are found by dropping memorization neurons, and a {type(tied).__name__} has none: train one made with tie(model, examples=N)")
-    if tied.p_gen == 1: raise InputError("with p_gen = 1 there are no memorization neurons to drop: tie the network with a smaller p_gen, and train it again")
+    if tied.p_gen == 1 or not tied.p_mem:
+        raise InputError(f"with p_gen {tied.p_gen} and p_mem {tied.p_mem} no example has memorization neurons to drop: tie the network with a p_gen below 1 and a p_mem above 0, and train it again")
     if len(train) != tied.examples:
         raise InputError(f"the network is tied to {tied.examples} examples, and {len(train)} were given: give the training set that it was trained on")
 
@@ -214,7 +215,7 @@ def _claim(out, train, network, recipe):
         out.mkdir(parents=True, exist_ok=True)
         write(file, json.dumps(about | {"memloc": __version__, "torch": torch.__version__, "device": str(device())}, indent=1))
 
-# %% ../nbs/11_audit.ipynb #ad7d1da3
+# %% ../nbs/11_audit.ipynb #9da3da8a
 def compare(
     train: Examples,                   # whose labels are true, as far as is known
     test: Examples,                    # for the runs' histories
@@ -230,6 +231,7 @@ def compare(
     """How well methods find wrong labels where the truth is known. The table holds all that was ever asked for in this
     folder. `InputError` for a folder of something else, an unknown kind, and noise that leaves nothing to find."""
     _known(methods)
+    if not (noises and seeds and methods): raise InputError("nothing was asked for: give at least one noise, one seed and one method")
     if kind not in kinds: raise InputError(f"there is no noise of the kind {kind}: choose one of {', '.join(kinds)}")
     sets = {(n, s): add_label_noise(train, n, s, lookalikes(train) if kind == "confused" else None) for n in noises for s in seeds}
     for (noise, _), lies in sets.items(): detection(range(len(lies)), lies.noisy)          # refuses noise that leaves nothing to find
@@ -241,7 +243,7 @@ def compare(
     table = pd.read_csv(file, converters=exact) if file.is_file() else pd.DataFrame(columns=columns)
     for (noise, seed), lies in sets.items():
         done = table.method[(table.noise == noise) & (table.kind == kind) & (table.seed == seed)].tolist()
-        runs, todo = out / f"{kind}-{noise:g}" / f"seed-{seed}", [m for m in methods if m not in done]
+        runs, todo = out / f"{kind}-{noise:g}" / f"seed-{seed}", [m for m in dict.fromkeys(methods) if m not in done]
         for method, ranking in rankings(lies, test, network, replace(recipe, seed=seed), runs, todo, progress):
             row = {"data": train.name, "noise": noise, "kind": kind, "seed": seed, "method": method, **detection(ranking, lies.noisy)}
             table = pd.DataFrame([*table.to_dict("records"), row])
