@@ -6,7 +6,7 @@
 __all__ = ['methods', 'kinds', 'suspects', 'plot_scores', 'detection', 'Margins', 'out_of_fold', 'rankings', 'lookalikes',
            'compare', 'plot_found', 'plot_comparison']
 
-# %% ../nbs/11_audit.ipynb #69abbe60
+# %% ../nbs/11_audit.ipynb #d035fd87
 import copy, json
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -20,12 +20,12 @@ from torch import Tensor
 
 from . import __version__
 from .data import Examples, InputError, add_label_noise, subset
-from .dropout import Tied, recalibrate, tie
+from .dropout import Tied, check_examples, recalibrate, tie
 from .models import batch_norms
 from .style import axes, colors, styled
 from .training import Observer, Recipe, choose_precision, device, fit, predict, write
 
-# %% ../nbs/11_audit.ipynb #2f10e3f6
+# %% ../nbs/11_audit.ipynb #c5aa1e85
 def _given(net, train, precision="auto"):
     "Log-probability of each example's given label, (N,) float64, and the class that the network says, (N,)"
     logits = predict(net, train, precision=precision).double().cpu()
@@ -37,8 +37,7 @@ def _check(tied, train):
         raise InputError(f"suspects are found by dropping memorization neurons, and a {type(tied).__name__} has none: train one made with tie(model, examples=N)")
     if tied.p_gen == 1 or not tied.p_mem:
         raise InputError(f"with p_gen {tied.p_gen} and p_mem {tied.p_mem} no example has memorization neurons to drop: tie the network with a p_gen below 1 and a p_mem above 0, and train it again")
-    if len(train) != tied.examples:
-        raise InputError(f"the network is tied to {tied.examples} examples, and {len(train)} were given: give the training set that it was trained on")
+    check_examples(tied, train)
 
 # %% ../nbs/11_audit.ipynb #82ecc34d
 def suspects(
