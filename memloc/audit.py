@@ -196,12 +196,12 @@ def lookalikes(
     means = torch.zeros(k, x.shape[1]).index_add_(0, y, x) / counts[:, None]
     return torch.cdist(means, means).fill_diagonal_(torch.inf).argmin(1)
 
-# %% ../nbs/11_audit.ipynb #efa1348c
+# %% ../nbs/11_audit.ipynb #c471dc34
 kinds = ("uniform", "confused")   # to any other class; to the one that looks like it
 
 def _claim(out, train, network, recipe):
     "Make `out` the folder of a contest on these data with this network and recipe, if it is not that of anything else"
-    about = {"data": {"name": train.name, "examples": len(train), "fingerprint": train.fingerprint}, "network": network(seed=0).spec,
+    about = {"data": {"name": train.name, "examples": len(train), "fingerprint": train.fingerprint}, "network": getattr(network(seed=0), "spec", None),
              "recipe": asdict(replace(recipe, seed=0)), "precision": choose_precision(recipe.precision, device())}
     about, file = json.loads(json.dumps(about)), out / "compare.json"
     if file.is_file():
