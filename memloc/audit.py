@@ -6,7 +6,7 @@
 __all__ = ['methods', 'kinds', 'suspects', 'plot_scores', 'detection', 'Margins', 'out_of_fold', 'rankings', 'lookalikes',
            'compare', 'plot_found', 'plot_comparison']
 
-# %% ../nbs/11_audit.ipynb #69abbe60
+# %% ../nbs/11_audit.ipynb #d035fd87
 import copy, json
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -20,12 +20,12 @@ from torch import Tensor
 
 from . import __version__
 from .data import Examples, InputError, add_label_noise, subset
-from .dropout import Tied, recalibrate, tie
+from .dropout import Tied, check_examples, recalibrate, tie
 from .models import batch_norms
 from .style import axes, colors, styled
 from .training import Observer, Recipe, choose_precision, device, fit, predict, write
 
-# %% ../nbs/11_audit.ipynb #790e8ae0
+# %% ../nbs/11_audit.ipynb #c5aa1e85
 def _given(net, train, precision="auto"):
     "Log-probability of each example's given label, (N,) float64, and the class that the network says, (N,)"
     logits = predict(net, train, precision=precision).double().cpu()
@@ -35,9 +35,9 @@ def _check(tied, train):
     "`InputError` unless `tied` has memorization neurons of the examples of `train`"
     if not isinstance(tied, Tied):
         raise InputError(f"suspects are found by dropping memorization neurons, and a {type(tied).__name__} has none: train one made with tie(model, examples=N)")
-    if tied.p_gen == 1: raise InputError("with p_gen = 1 there are no memorization neurons to drop: tie the network with a smaller p_gen, and train it again")
-    if len(train) != tied.examples:
-        raise InputError(f"the network is tied to {tied.examples} examples, and {len(train)} were given: give the training set that it was trained on")
+    if tied.p_gen == 1 or not tied.p_mem:
+        raise InputError(f"with p_gen {tied.p_gen} and p_mem {tied.p_mem} no example has memorization neurons to drop: tie the network with a p_gen below 1 and a p_mem above 0, and train it again")
+    check_examples(tied, train)
 
 # %% ../nbs/11_audit.ipynb #82ecc34d
 def suspects(
@@ -196,12 +196,12 @@ def lookalikes(
     means = torch.zeros(k, x.shape[1]).index_add_(0, y, x) / counts[:, None]
     return torch.cdist(means, means).fill_diagonal_(torch.inf).argmin(1)
 
-# %% ../nbs/11_audit.ipynb #efa1348c
+# %% ../nbs/11_audit.ipynb #c471dc34
 kinds = ("uniform", "confused")   # to any other class; to the one that looks like it
 
 def _claim(out, train, network, recipe):
     "Make `out` the folder of a contest on these data with this network and recipe, if it is not that of anything else"
-    about = {"data": {"name": train.name, "examples": len(train), "fingerprint": train.fingerprint}, "network": network(seed=0).spec,
+    about = {"data": {"name": train.name, "examples": len(train), "fingerprint": train.fingerprint}, "network": getattr(network(seed=0), "spec", None),
              "recipe": asdict(replace(recipe, seed=0)), "precision": choose_precision(recipe.precision, device())}
     about, file = json.loads(json.dumps(about)), out / "compare.json"
     if file.is_file():
@@ -214,7 +214,7 @@ def _claim(out, train, network, recipe):
         out.mkdir(parents=True, exist_ok=True)
         write(file, json.dumps(about | {"memloc": __version__, "torch": torch.__version__, "device": str(device())}, indent=1))
 
-# %% ../nbs/11_audit.ipynb #ad7d1da3
+# %% ../nbs/11_audit.ipynb #9da3da8a
 def compare(
     train: Examples,                   # whose labels are true, as far as is known
     test: Examples,                    # for the runs' histories
@@ -230,6 +230,7 @@ def compare(
     """How well methods find wrong labels where the truth is known. The table holds all that was ever asked for in this
     folder. `InputError` for a folder of something else, an unknown kind, and noise that leaves nothing to find."""
     _known(methods)
+    if not (noises and seeds and methods): raise InputError("nothing was asked for: give at least one noise, one seed and one method")
     if kind not in kinds: raise InputError(f"there is no noise of the kind {kind}: choose one of {', '.join(kinds)}")
     sets = {(n, s): add_label_noise(train, n, s, lookalikes(train) if kind == "confused" else None) for n in noises for s in seeds}
     for (noise, _), lies in sets.items(): detection(range(len(lies)), lies.noisy)          # refuses noise that leaves nothing to find
@@ -241,7 +242,7 @@ def compare(
     table = pd.read_csv(file, converters=exact) if file.is_file() else pd.DataFrame(columns=columns)
     for (noise, seed), lies in sets.items():
         done = table.method[(table.noise == noise) & (table.kind == kind) & (table.seed == seed)].tolist()
-        runs, todo = out / f"{kind}-{noise:g}" / f"seed-{seed}", [m for m in methods if m not in done]
+        runs, todo = out / f"{kind}-{noise:g}" / f"seed-{seed}", [m for m in dict.fromkeys(methods) if m not in done]
         for method, ranking in rankings(lies, test, network, replace(recipe, seed=seed), runs, todo, progress):
             row = {"data": train.name, "noise": noise, "kind": kind, "seed": seed, "method": method, **detection(ranking, lies.noisy)}
             table = pd.DataFrame([*table.to_dict("records"), row])

@@ -112,7 +112,7 @@ def _audit_report(out, train, show):
     write_page(out, f"Which labels of {Path(results['data']).stem} are wrong?", audit_story(results), {"scores": as_png(plot_scores(frame, train))}, _audit_figures,
                {"How this was made": facts}, {f"The {len(pictures)} most suspicious labels": pictures})
 
-# %% ../nbs/12c_audit_study.ipynb #e49d3cef
+# %% ../nbs/12c_audit_study.ipynb #499f6974
 _comparison_figures = {
     "precision": ("Of the labels that one would look at, how many are wrong?",
         "With W wrong labels in the training set, the fraction of the W most suspicious ones that are wrong. Points are medians over seeds, lines go from the least to the greatest."),
@@ -134,6 +134,7 @@ def compare_audits(
     size, out = training.preset(preset), Path("runs") / f"{Path(data).stem}-compare" if out is None else Path(out)
     train, test = _audited({"data": data, "examples": examples, "preset": size.name, "noise": 0})
     network = partial(resnet9, train.x.shape[1], len(train.classes), size.width)
+    predict(network(), subset(train, torch.tensor([0])))                     # refuses images that the network cannot take
     table = compare(train, test, network, size.recipe, out, noises, kind, seeds, methods, progress)
     pngs = {m: as_png(plot_comparison(table, m)) for m in _comparison_figures}
     say = lambda v: f"{v.median():.3f} ({v.min():.3f} to {v.max():.3f})"

@@ -21,7 +21,7 @@ from .page import as_png, check_seeds, claim, percent, run_parts, spread_of, wri
 from .patterns import Gan, Patterns, fit_dcgan, maximize, pattern_scales, plot_patterns, plot_samples
 from .training import choose_precision, device, fit, write
 
-# %% ../nbs/12b_dissection_study.ipynb #30a7b990
+# %% ../nbs/12b_dissection_study.ipynb #bdc02f42
 class _Dissection:
     "What the parts of a dissection share; each is made when first asked for, and kept on the disk"
     def __init__(self, settings, out, progress):
@@ -34,6 +34,8 @@ class _Dissection:
         most = min(self.scale.examples or len(train), len(train))
         self.truth = sample(train if train.y_true is None else replace(train, y=train.y_true), most if settings["examples"] is None else settings["examples"])
         self.classes = range(len(train.classes))
+        if min(len(self.truth), len(self.classes)) < 2:
+            raise InputError(f"{train.name} has {len(self.classes)} classes and {len(self.truth)} examples were taken of it: give two or more of both")
         networks["vgg11"](train.x.shape[1], width=self.scale.width["vgg11"]).eval()(training.images(self.truth, torch.arange(1)))   # refuses pictures that are too small
         self.augment = "crop+flip" if Path(settings["data"]).stem.startswith("cifar") else "crop"   # where a mirror image keeps its class
 

@@ -5,30 +5,31 @@
 # %% auto #0
 __all__ = ['dropout', 'dropout_story', 'compared', 'summarise_dropout']
 
-# %% ../nbs/12a_dropout_study.ipynb #6281945e
+# %% ../nbs/12a_dropout_study.ipynb #115b0ca2
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from . import training
-from .data import InputError
+from .data import InputError, subset
 from .dropout import compare, cost, drop, forgotten, plot_forgotten, plot_modes, plot_sweep, recalibrate, rivals, sweep, tie
 from .models import resnet9
-from .page import as_png, check_seeds, chosen, claim, environment, matrix, paired_gain, percent, spread_of, write_page
-from .study import plot_spread
-from .training import choose_precision, device, write
+from .page import as_png, check_seeds, claim, environment, matrix, paired_gain, percent, spread_of, write_page
+from .study import _data, plot_spread
+from .training import choose_precision, device, predict, write
 
-# %% ../nbs/12a_dropout_study.ipynb #11a3d4ef
+# %% ../nbs/12a_dropout_study.ipynb #81fa1e2b
 class _Dropout:
     "What the parts of `memloc dropout` share, at one share of wrong labels"
     def __init__(self, settings, noise, out, progress):
         size, self.seed, self.out, self.progress = training.preset(settings["preset"]), settings["seed"], Path(out) / f"noise-{noise}", progress
-        self.train, self.test = chosen(settings | {"noise": noise})
-        self.recipe, self.width = replace(size.recipe, seed=self.seed), settings["width"] or size.width
-        if settings["epochs"]: self.recipe = replace(self.recipe, epochs=settings["epochs"], peak=self.recipe.peak * settings["epochs"] / self.recipe.epochs)
+        self.train, self.test = _data(settings | {"noise": noise})         # refuses noise that leaves nothing to forget
+        self.recipe, self.width = replace(size.recipe, seed=self.seed), size.width if settings["width"] is None else settings["width"]
+        if settings["epochs"] is not None: self.recipe = replace(self.recipe, epochs=settings["epochs"], peak=self.recipe.peak * settings["epochs"] / self.recipe.epochs)
         self.settings, self.pair = settings, (settings["p_gen"], settings["p_mem"])
         self.name = "p_gen {} p_mem {}".format(*self.pair)          # as `sweep` calls it
 
@@ -58,7 +59,7 @@ def _map(this):
     s = this.settings
     return sweep(this.network, this.train, this.test, this.recipe, this.out, s["map_p_gen"], s["map_p_mem"], this.seed, this.progress)
 
-# %% ../nbs/12a_dropout_study.ipynb #6adff26b
+# %% ../nbs/12a_dropout_study.ipynb #5932cc57
 def dropout(
     data: str = "digits",           # as for `load`
     examples: int | None = None,    # training examples, drawn at random; the preset's number if None
@@ -79,11 +80,13 @@ def dropout(
     What was stopped goes on. Raises `InputError` for wrong input, before anything is written."""
     noise, size = tuple(map(float, noise)), training.preset(preset)
     if not noise or len(set(noise)) < len(noise): raise InputError("give each noise once, and at least one")
+    if width is not None and width <= 0: raise InputError(f"the width is {width}: give a factor above 0")
     settings = {"data": str(data), "examples": examples, "preset": size.name, "noise": list(noise), "seed": seed,
                 "p_gen": p_gen, "p_mem": p_mem, "map_p_gen": list(map_p_gen), "map_p_mem": list(map_p_mem), "width": width, "epochs": epochs}
     out = Path("runs") / f"{Path(data).stem}-dropout" if out is None else Path(out)
     these = {n: _Dropout(settings, n, out, progress) for n in noise}
     first = these[noise[0]]
+    predict(first.network(), subset(first.train, torch.tensor([0])))               # refuses images that the network cannot take
     for g in (p_gen, *map_p_gen): tie(first.network(), 1, g, p_mem)                # what cannot be tied is refused now
     for m in map_p_mem: tie(first.network(), 1, p_gen, m)
     claim(out, "dropout", settings | {"fingerprint": first.train.fingerprint})

@@ -79,18 +79,19 @@ def _known(module):
     plain = isinstance(module, nn.Conv2d) and module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
     return plain or isinstance(module, nn.Linear) or isinstance(module, batch_norms) and module.track_running_stats
 
-# %% ../nbs/08_fitting.ipynb #1f1e35c4
+# %% ../nbs/08_fitting.ipynb #ebd111f0
 def consistency(
     model: nn.Module,    # convolutions, linear layers and batch norms, each called once; used in eval mode
     examples: Examples,  # with the labels that the loss is of
     batch: int = 100,    # examples a pass
 ) -> float:              # in [0, 1]; NaN if every gradient is zero
     """The norm of the mean parameter gradient over the mean norm of the examples' gradients: 1 if all pull one way, 0 if they cancel.
-    Not in the paper. `InputError` for a network with other layers."""
+    Not in the paper. `InputError` for a network with other layers, or frozen ones."""
     modules = [m for m in model.modules() if any(True for _ in m.parameters(recurse=False))]
     other = {type(m).__name__ for m in modules if not _known(m)}
     if other: raise InputError(f"the gradients of single examples are known for convolutions, linear layers and batch norms, not for {', '.join(sorted(other))}: "
                                "observe without consistency")
+    if not all(p.requires_grad for p in model.parameters()): raise InputError("some parameters are frozen, and consistency is of all of them: observe without it")
     parameters, examples = [p for p in model.parameters() if p.requires_grad], examples.to(next(model.parameters()).device)
     was, squares, total, norms = model.training, [], [torch.zeros_like(p) for p in parameters], []
     def listen(module, inputs, out): out.register_hook(lambda g, a=inputs[0].detach(): squares.append(_square(module, a, g)))

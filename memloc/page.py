@@ -79,7 +79,7 @@ def run_parts(
         write(results, json.dumps(found, indent=1))
     return found
 
-# %% ../nbs/page.ipynb #89a0d427
+# %% ../nbs/page.ipynb #81b65ffc
 def matrix(
     table: pd.DataFrame,  # of numbers
 ) -> list:                # of rows; None where nothing is defined
@@ -96,7 +96,7 @@ def spread_of(
     "Median, minimum and maximum of the numbers at each place; what is no number is kept, once if it is the same in all."
     first = values[0]
     if isinstance(first, dict): return {k: spread_of([v[k] for v in values]) for k in first if all(k in v for v in values)}
-    if isinstance(first, str) or first is None or isinstance(first, list) and all(isinstance(i, (str, int)) for i in first):
+    if isinstance(first, str) or all(v is None for v in values) or isinstance(first, list) and all(isinstance(i, (str, int)) for i in first):
         return first if all(v == first for v in values) else values
     stack = np.array(values, dtype=float)
     with warnings.catch_warnings():

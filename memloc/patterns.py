@@ -123,7 +123,7 @@ def _gan_restore(tensors, nets, optimizers):
             optimizer.state[p] = {k: tensors[f"{role}.adam.{n}.{k}"].to(p.device) for k in ("step", "exp_avg", "exp_avg_sq")}
     return tensors["samples"]
 
-# %% ../nbs/09_patterns.ipynb #ca4e3d09
+# %% ../nbs/09_patterns.ipynb #ca96b880
 def fit_dcgan(
     train: Examples,          # to draw like; labels are not used
     out: str | Path,          # folder; a training that was stopped there goes on, a finished one is opened
@@ -141,7 +141,7 @@ def fit_dcgan(
     Raises `InputError` if `out` holds another training, `Diverged` if a loss is no longer finite."""
     if steps < legs: raise InputError(f"{steps} steps in {legs} legs were asked for: give at least a step a leg")
     where, (channels, *size) = device(), train.x.shape[1:]
-    using, about = choose_precision(precision, where), dict(steps=steps, batch=batch, width=width, lr=lr, seed=seed, legs=legs, fingerprint=train.fingerprint)
+    using, about = choose_precision(precision, where), dict(steps=steps, batch=batch, width=width, lr=lr, seed=seed, legs=legs, precision=precision, fingerprint=train.fingerprint)
     nets = (dcgan_generator(tuple(size), channels, width=width, seed=seed).to(where), dcgan_discriminator(tuple(size), channels, width, seed).to(where))
     optimizers = [torch.optim.Adam(net.parameters(), lr, betas=(.5, .999)) for net in nets]
     draw = lambda: (samples(nets[0], 64, seed) * 255).round().to(torch.uint8).cpu()[None]
@@ -153,9 +153,9 @@ def fit_dcgan(
         rows, shown = [], draw()
         if path.is_file():
             tensors, found = _load(path)
-            if found["about"] != about:
-                differ = "; ".join(f"{k} {found['about'].get(k)}, not {about[k]}" for k in about if found["about"].get(k) != about[k])
-                raise InputError(f"{path.parent} holds a DCGAN with other settings ({differ}): choose another folder, or the same settings to go on")
+            differ = [f"{k} {found['about'][k]}, not {about[k]}" for k in about if found["about"].get(k, about[k]) != about[k]]   # older files lack precision
+            if differ:
+                raise InputError(f"{path.parent} holds a DCGAN with other settings ({'; '.join(differ)}): choose another folder, or the same settings to go on")
             rows, shown = found["rows"], _gan_restore(tensors, nets, optimizers)
         ends = np.linspace(0, steps, legs + 1).round().astype(int)
         with tqdm(total=steps, initial=int(ends[len(rows)]), desc="dcgan", unit="step", disable=not progress) as bar:
