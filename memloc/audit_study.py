@@ -50,7 +50,7 @@ def _found(tied, train, frame):
     share = lambda group: disputed[group].double().mean().item()
     return found | detection(frame["index"], train.noisy) | {"wrong_disputed": share(train.noisy), "right_disputed": share(~train.noisy)}
 
-# %% ../nbs/12c_audit_study.ipynb #d734d7a3
+# %% ../nbs/12c_audit_study.ipynb #57e0cbaa
 def audit(
     data: str = "digits",          # as for `load`
     examples: int | None = None,   # training examples, drawn at random; the preset's number if None
@@ -71,7 +71,7 @@ def audit(
     train, test = _audited(settings)
     tied = tie(resnet9(train.x.shape[1], len(train.classes), size.width, seed), examples=len(train), seed=seed)
     predict(tied, subset(train, torch.tensor([0])))                          # refuses images that the network cannot take
-    claim(out, "audit", settings | {"fingerprint": train.fingerprint})
+    claim(out, "audit", settings | {"fingerprint": train.fingerprint, "test": test.fingerprint})
     results = out / "results.json"
     if not results.is_file():
         run = fit(tied, train, test, recipe, out / "tied", progress=progress)

@@ -21,7 +21,7 @@ from .models import resnet9
 from .study import study, study_networks, study_probes, study_story, summarise
 from .training import Diverged, write
 
-# %% ../nbs/command.ipynb #1b04624c
+# %% ../nbs/command.ipynb #fe6dbc94
 _examples = {
     "study": """examples:
   memloc study                                        digits, a few minutes on two cores, into runs/digits
@@ -38,7 +38,7 @@ _examples = {
   memloc dissect                                      digits, some minutes on two cores, into runs/digits-dissected
   memloc dissect --data mnist --examples 10000 --networks 3
   memloc dissect --data cifar10 --preset paper        the paper's own sizes; wants a GPU
-  memloc dissect --seeds 0 1 2                        three seeds, and summary.json with the spread""",
+  memloc dissect --seeds 0 1 2                        three seeds, and one report with the spread""",
     "audit": """examples:
   memloc audit --data my.npz --out runs/mine          your own labels: the most suspicious ones, as a list and a page of pictures
   memloc audit --data digits --noise 0.1              make some labels wrong first, and see how many are found
@@ -106,7 +106,7 @@ def _dropout(a):
         print(*dropout_story(results, json.loads((out / f"noise-{results['noise'][0]}/plain-network/run.json").read_text())["data"]["examples"]), sep="\n")
     _end(out)
 
-# %% ../nbs/command.ipynb #1f4258ae
+# %% ../nbs/command.ipynb #af344b9e
 def _dissect_options(p):
     _data_options(p)
     p.add_argument("--networks", type=int, metavar="N", help="VGG11s of each kind of labels that are laid over each other (default: what the preset says)")
@@ -116,11 +116,10 @@ def _dissect_options(p):
 
 def _dissect(a):
     out, settings = _out(a, "-dissected"), _given(a, "data", "examples", "preset", "networks", "unfitted")
-    if a.seeds:
-        summarise_dissections(a.seeds, out, **settings)
-        return print(f"The summary is {out / 'summary.json'}")
-    results = dissect(seed=a.seed, out=out, **settings)
-    print(*dissect_story(results, json.loads((out / "networks/vgg11-0-random-1/run.json").read_text())["data"]["examples"]), sep="\n")
+    if a.seeds: summarise_dissections(a.seeds, out, **settings)
+    else:
+        results = dissect(seed=a.seed, out=out, **settings)
+        print(*dissect_story(results, json.loads((out / "networks/vgg11-0-random-1/run.json").read_text())["data"]["examples"]), sep="\n")
     _end(out)
 
 # %% ../nbs/command.ipynb #4712d017
@@ -161,11 +160,11 @@ def _bench(a):
     print(table.round(2).to_string(index=False), mask_memory(tie(resnet9(), examples=60_000), (3, 32, 32)).to_string(index=False), sep="\n\n")
     if a.out: Path(a.out).mkdir(parents=True, exist_ok=True); write(Path(a.out) / "bench.csv", table.to_csv(index=False))
 
-# %% ../nbs/command.ipynb #9d20bd05
+# %% ../nbs/command.ipynb #41cc4e78
 _commands = {
     "study": ("train on labels that lie, run the probes and example-tied dropout, and write a report", _study_options, _study),
     "dropout": ("compare example-tied dropout with the plain network and others, and map p_gen and p_mem", _dropout_options, _dropout),
-    "dissect": ("compare networks trained on true and on random labels: have they learned the same thing?", _dissect_options, _dissect),
+    "dissect": ("compare networks trained on true and on random labels: have they learned the same thing", _dissect_options, _dissect),
     "audit": ("rank training labels by how suspicious they are, and show the worst", _audit_options, _audit),
     "bench": ("measure memloc's training, evaluation and probes against the plain way to do the same", _bench_options, _bench)}
 

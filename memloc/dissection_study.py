@@ -125,7 +125,7 @@ def _noise_part(d):
 
 _dissected = {"fitting": _fitting_part, "patterns": _patterns_part, "dissimilarity": _dissimilarity_part, "agreement": _agreement_part, "by_noise": _noise_part}
 
-# %% ../nbs/12b_dissection_study.ipynb #e3666858
+# %% ../nbs/12b_dissection_study.ipynb #5318d0dc
 def dissect(
     data: str = "digits",          # as for `load`
     examples: int | None = None,   # training examples, drawn at random; the preset's number if None
@@ -144,7 +144,7 @@ def dissect(
     settings = {"data": str(data), "examples": examples, "preset": size.name, "seed": seed, "networks": networks}
     out = Path("runs") / f"{Path(data).stem}-dissected" if out is None else Path(out)
     this = _Dissection(settings | {"unfitted": unfitted}, out, progress)
-    claim(out, "dissect", settings | {"fingerprint": this.truth.fingerprint})
+    claim(out, "dissect", settings | {"fingerprint": this.truth.fingerprint, "test": this.test.fingerprint})
     found = run_parts(_dissected, _dissected, this, out, {k: settings[k] for k in ("data", "preset", "seed")}, lambda: choose_precision(this.scale.recipe.precision, device()))
     _dissect_report(out, this, found)
     return found
@@ -203,16 +203,28 @@ def _dissect_report(out, this, results):
     write_page(out, f"Learned or memorized? {Path(results['data']).stem}", dissect_story(results, len(this.truth)), pngs, _dissect_figures,
                {"Share of pictures given the same class": agree, "How this was made": facts}, paper="Gu & Tresp, Neural Network Memorization Dissection, 2019")
 
-# %% ../nbs/12b_dissection_study.ipynb #2875b33b
+# %% ../nbs/12b_dissection_study.ipynb #2864dc5c
 def summarise_dissections(
     seeds,            # one dissection for each
     out: str | Path,  # folder; each goes to seed-N in it
     **settings,       # for `dissect`
 ) -> dict:            # what summary.json holds
-    "Run `dissect` for each seed, and write summary.json with the spread."
+    "Run `dissect` for each seed, and write summary.json and one report with the spread."
     out, seeds = Path(out), list(seeds)
     check_seeds(seeds, out, "dissect")
     results = [dissect(seed=s, out=out / f"seed-{s}", **settings) for s in seeds]
     summary = {k: results[0][k] for k in ("data", "preset")} | {"seeds": seeds, **{k: spread_of([r[k] for r in results]) for k in _dissected}}
     write(out / "summary.json", json.dumps(summary, indent=1))
+    _dissections_report(out, summary)
     return summary
+
+def _dissections_report(out, s):
+    d, say = s["dissimilarity"], lambda f: f"{f['median']:.3g} ({f['min']:.3g} to {f['max']:.3g})"
+    every = lambda name: pd.concat([pd.read_csv(out / f"seed-{n}/{name}.csv") for n in s["seeds"]])
+    pngs = {"dissimilarity": as_png(plot_dissimilarity(every("dissimilarity"))), "by_noise": as_png(plot_noise(every("by_noise")))}
+    dist = [(f"{labels} labels, {name.replace('_', ' ')}", say(d[labels][name]["mean"]), say(d["on_test_images"][labels][name]["mean"])) for labels in _kinds for name in d[labels]]
+    dist += [(f"{name.replace('_', ' ')}, vgg11 other seed", say(d[name]["vgg11_other_seed"]["mean"]), "") for name in d if name.endswith(("decay", "augmentation"))]
+    story = [f"{len(s['seeds'])} dissections of {Path(s['data']).stem}, one for each of the seeds {', '.join(map(str, s['seeds']))}. A figure is the median, with the least and the greatest in brackets.",
+             "The input-gradient magnitude has a relative spread over networks of " + " and of ".join(f"{say(s['fitting']['spread'][labels])} with {labels} labels" for labels in _kinds) + "."]
+    tables = {"Dist (nats)": [("", "on patterns", "on test images"), *dist], "The single dissections": [(f"seed-{n}", f"seed-{n}/report.html") for n in s["seeds"]]}
+    write_page(out, f"Learned or memorized? {Path(s['data']).stem}", story, pngs, _dissect_figures, tables, paper="Gu & Tresp, Neural Network Memorization Dissection, 2019")

@@ -6,7 +6,7 @@
 __all__ = ['modes', 'Tied', 'tie', 'plot_owned', 'recalibrate', 'check_examples', 'mode_accuracy', 'plot_modes', 'drop', 'cost',
            'standard_dropout', 'rivals', 'compare', 'sweep', 'plot_sweep', 'forgotten', 'plot_forgotten', 'mask_memory']
 
-# %% ../nbs/07_dropout.ipynb #d03ac0e6
+# %% ../nbs/07_dropout.ipynb #3aeed0aa
 import copy, json
 from dataclasses import replace
 from functools import partial
@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from .data import Examples, InputError, plot_examples
 from .models import Scale, batch_norms, blocks, network
 from .style import axes, colors, styled
-from .training import Recipe, accuracy, autocast, batches, choose_precision, fit, forward, predict, write
+from .training import Recipe, accuracy, autocast, batches, choose_precision, fit, forward, predict, test_accuracy, write
 
 # %% ../nbs/07_dropout.ipynb #6e3b89df
 def _mix(h: Tensor) -> Tensor:
@@ -193,7 +193,7 @@ def recalibrate(
     for m, momentum in zip(norms, momenta): m.momentum = momentum; m.eval()
     return model
 
-# %% ../nbs/07_dropout.ipynb #faf16b91
+# %% ../nbs/07_dropout.ipynb #98c1d7ff
 def check_examples(
     tied: Tied,       # a tied network
     train: Examples,  # that is said to be what it was trained on
@@ -216,7 +216,7 @@ def mode_accuracy(
     "Accuracy in each mode, and dropped with batch norms recalibrated on the training images where there are any."
     check_examples(tied, train)
     rows = []
-    def add(name, net): rows.append({"mode": name, **accuracy(net, train), "test": None if net.mode == "own" else accuracy(net, test)["clean"]})
+    def add(name, net): rows.append({"mode": name, **accuracy(net, train), "test": None if net.mode == "own" else test_accuracy(net, test)})
     before = tied._mode
     try:
         for mode in modes: tied.mode = mode; add(mode, tied)
@@ -374,7 +374,7 @@ def rivals(
     sparse.mode = "own"
     return {"standard dropout": standard_dropout(make(), p), "sparse": sparse, "narrow": drop(tie(make(), 1, p_gen, 0.), shape)}
 
-# %% ../nbs/07_dropout.ipynb #6d6f36b1
+# %% ../nbs/07_dropout.ipynb #7db8833f
 def _kept(path, measure):
     "What `measure()` says of the finished run in folder `path`, kept beside it as JSON"
     file = Path(path) / "accuracy.json"
@@ -383,7 +383,7 @@ def _kept(path, measure):
 
 def _measure(name, model, train, test):
     if isinstance(model, Tied) and model.takes_index: rows = mode_accuracy(model, train, test).to_dict("records")
-    else: rows = [{"mode": name, **accuracy(model, train), "test": accuracy(model, test)["clean"]}]
+    else: rows = [{"mode": name, **accuracy(model, train), "test": test_accuracy(model, test)}]
     return [{k: None if pd.isna(v) else v for k, v in row.items()} for row in rows]
 
 def compare(

@@ -59,7 +59,7 @@ def _map(this):
     s = this.settings
     return sweep(this.network, this.train, this.test, this.recipe, this.out, s["map_p_gen"], s["map_p_mem"], this.seed, this.progress)
 
-# %% ../nbs/12a_dropout_study.ipynb #5932cc57
+# %% ../nbs/12a_dropout_study.ipynb #b54688d2
 def dropout(
     data: str = "digits",           # as for `load`
     examples: int | None = None,    # training examples, drawn at random; the preset's number if None
@@ -89,15 +89,15 @@ def dropout(
     predict(first.network(), subset(first.train, torch.tensor([0])))               # refuses images that the network cannot take
     for g in (p_gen, *map_p_gen): tie(first.network(), 1, g, p_mem)                # what cannot be tied is refused now
     for m in map_p_mem: tie(first.network(), 1, p_gen, m)
-    claim(out, "dropout", settings | {"fingerprint": first.train.fingerprint})
+    claim(out, "dropout", settings | {"fingerprint": first.train.fingerprint, "test": first.test.fingerprint})
     todo = {f"comparison-{n}": (_comparison, these[n]) for n in noise} | {"forgotten": (_forgotten, first), "extracted": (_extracted, first)}
     if map_p_gen and map_p_mem: todo["map"] = _map, first
     for name, (part, this) in todo.items():
         if not (out / f"{name}.csv").is_file(): write(out / f"{name}.csv", part(this).to_csv(index=False))
     return _dropout_report(out, settings, first, {name: pd.read_csv(out / f"{name}.csv") for name in todo})
 
-# %% ../nbs/12a_dropout_study.ipynb #0dfcb1a6
-def _dropout_results(settings, this, tables):
+# %% ../nbs/12a_dropout_study.ipynb #e723f4ac
+def _dropout_results(settings, this, tables, where):
     "results.json of `memloc dropout`"
     groups = ("clean", "noisy", "test")
     def comparison(n):
@@ -105,7 +105,7 @@ def _dropout_results(settings, this, tables):
     gone, costs = tables["forgotten"], tables["extracted"].set_index("network")
     r = {**{k: settings[k] for k in ("data", "preset", "seed", "noise", "p_gen", "p_mem")},
          "examples": len(this.train), "width": this.width, "epochs": this.recipe.epochs,
-         "environment": environment(choose_precision(this.recipe.precision, device())),
+         "environment": where,
          "comparison": {str(n): comparison(n) for n in settings["noise"]},
          "forgotten": {"clean": int((gone.noisy == False).sum()), "noisy": int((gone.noisy == True).sum())},
          "extracted": {network: {k: int(v) for k, v in row.items()} for network, row in costs.to_dict("index").items()}}
@@ -151,10 +151,12 @@ def _accuracy_rows(table):
     rows = [(r["mode"].replace("_", ", "), *(f"{r[k]:.3f}" if pd.notna(r[k]) else "" for k in ("clean", "noisy", "test"))) for r in table.to_dict("records")]
     return [("", "clean", "noisy", "test"), *rows]
 
-# %% ../nbs/12a_dropout_study.ipynb #974681ee
+# %% ../nbs/12a_dropout_study.ipynb #002b43b3
 def _dropout_report(out, settings, this, tables):
     "Write results.json, the figures and the report of `memloc dropout`; the results"
-    results = _dropout_results(settings, this, tables)
+    done = out / "results.json"                              # says where the results were made, not where the report is
+    where = json.loads(done.read_text())["environment"] if done.is_file() else environment(choose_precision(this.recipe.precision, device()))
+    results = _dropout_results(settings, this, tables, where)
     write(out / "results.json", json.dumps(results, indent=1))
     pngs = {f"comparison-{n}": as_png(plot_modes(tables[f"comparison-{n}"])) for n in settings["noise"]}
     if "map" in tables: pngs["map"] = as_png(plot_sweep(tables["map"]))

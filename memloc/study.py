@@ -108,7 +108,7 @@ class _Study:
             self._plain = fit(self.network(), self.train, self.test, self.recipe, self.out / "plain", [accounting], self.progress), accounting
         return self._plain
 
-# %% ../nbs/12_study.ipynb #f0959a97
+# %% ../nbs/12_study.ipynb #35d61fe3
 def study(
     data: str = "digits",          # as for `load`
     examples: int | None = None,   # training examples, drawn at random; the preset's number if None
@@ -133,7 +133,7 @@ def study(
                 "width": size.width if width is None else width}
     out = Path("runs") / Path(data).stem if out is None else Path(out)
     this = _Study(settings, out, progress)
-    claim(out, "study", settings | {"fingerprint": this.train.fingerprint})
+    claim(out, "study", settings | {"fingerprint": this.train.fingerprint, "test": this.test.fingerprint})
     head = {k: settings[k] for k in ("data", "preset", "seed", "noise", "network", "width")}
     found = run_parts(_parts, ["training", *(p for p in study_probes if p in probes)], this, out, head, lambda: this.plain()[0].about["precision"])
     report(out)

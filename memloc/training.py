@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['augmentations', 'presets', 'Recipe', 'Preset', 'preset', 'device', 'choose_precision', 'autocast', 'batches',
-           'images', 'augmented', 'forward', 'training_precision', 'predict', 'accuracy', 'write', 'Run', 'Observer',
-           'Diverged', 'train_epoch', 'fit', 'plot_history', 'overall', 'memorized_during']
+           'images', 'augmented', 'forward', 'training_precision', 'predict', 'accuracy', 'test_accuracy', 'write',
+           'Run', 'Observer', 'Diverged', 'train_epoch', 'fit', 'plot_history', 'overall', 'memorized_during']
 
-# %% ../nbs/02_training.ipynb #809317be
+# %% ../nbs/02_training.ipynb #d4f55c3b
 import contextlib, copy, ctypes, json, os, platform, time, warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 
 from . import __version__
 from .data import Examples, InputError
-from .models import build
+from .models import build, foreign
 from .style import axes, colors, styled
 
 # %% ../nbs/02_training.ipynb #6bd12964
@@ -177,7 +177,7 @@ def predict(
             return torch.cat([forward(model, examples, i).float() for i in batches(torch.arange(len(examples), device=where), batch)])
     finally: model.train(was)
 
-# %% ../nbs/02_training.ipynb #4ebdc683
+# %% ../nbs/02_training.ipynb #be36f815
 def accuracy(
     model: nn.Module,    # any network
     examples: Examples,  # a training or test set
@@ -187,6 +187,14 @@ def accuracy(
     right = predict(model, examples, **kwargs).argmax(1) == examples.y.to(next(model.parameters()).device)
     groups = {"all": slice(None)} if examples.y_true is None else {"clean": ~examples.noisy, "noisy": examples.noisy}
     return {k: right[g].double().mean().item() if len(right[g]) else None for k, g in groups.items()}
+
+def test_accuracy(
+    model: nn.Module,  # any network
+    test: Examples,    # a test set; its labels count as true
+    **kwargs,          # for `predict`
+) -> float:            # in [0, 1]
+    "The fraction of test examples that a network gives their label."
+    return accuracy(model, replace(test, y_true=None), **kwargs)["all"]
 
 # %% ../nbs/02_training.ipynb #8fd9083a
 def write(
@@ -251,7 +259,7 @@ class Run:
 
     def _file(self, kind, epoch): return self.path / f"{kind}-{epoch:04d}.safetensors"
 
-# %% ../nbs/02_training.ipynb #c10a5c07
+# %% ../nbs/02_training.ipynb #f4f7853b
 @patch
 def state(self: Run,
     epoch: int = -1,   # which checkpoint; -1 is the last
@@ -277,8 +285,6 @@ def model(self: Run,
     epoch: int = -1,   # which checkpoint; -1 is the last
 ) -> nn.Module:        # on the CPU, in eval mode
     "The network at a checkpoint."
-    if self._model is None and self.about["network"] is None:
-        raise InputError(f"{self.path} was trained with a network that memloc does not know how to build: open it with Run(path, model=...)")
     model = build(self.about["network"]) if self._model is None else copy.deepcopy(self._model)
     model.load_state_dict(self.state(epoch))
     return model.cpu().eval()
@@ -407,7 +413,7 @@ def train_epoch(
         bar.update()
     return torch.stack(losses)
 
-# %% ../nbs/02_training.ipynb #c86ffc49
+# %% ../nbs/02_training.ipynb #1343e162
 def fit(
     model: nn.Module,         # (N, C, H, W) floats in [0, 1] to (N, classes) logits; trained in place
     train: Examples,          # to train on
@@ -426,8 +432,8 @@ def fit(
     model.to(where, memory_format=torch.channels_last)
     train, test, path = train.to(where), test.to(where), Path(out)
     using = training_precision(recipe.precision, model, train)
-    about = {"recipe": asdict(recipe), "network": getattr(model, "spec", None),
-             "data": {"name": train.name, "examples": len(train), "fingerprint": train.fingerprint}, "memloc": __version__,
+    about = {"recipe": asdict(recipe), "network": getattr(model, "spec", foreign),
+             "data": {"name": train.name, "examples": len(train), "fingerprint": train.fingerprint, "test": test.fingerprint}, "memloc": __version__,
              "torch": torch.__version__, "threads": torch.get_num_threads(), "device": str(where), "precision": using}
     optimizer = torch.optim.SGD(model.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay)
     path.mkdir(parents=True, exist_ok=True)
@@ -449,7 +455,7 @@ def fit(
             for o in observers: o.stop()
     return run
 
-# %% ../nbs/02_training.ipynb #9faf89e1
+# %% ../nbs/02_training.ipynb #3e15d196
 def _epoch(epoch, run, model, optimizer, train, test, observers, using, bar, every):
     "Train for an epoch (epoch 0 is the initialisation) and measure; the row of the history"
     lr = loss = None
@@ -463,7 +469,7 @@ def _epoch(epoch, run, model, optimizer, train, test, observers, using, bar, eve
     with _unnoticed(model):
         for o in observers if epoch else (): o.epoch(epoch)
         if epoch % every and epoch < run.recipe.epochs: measured = dict.fromkeys([*(("all",) if train.y_true is None else ("clean", "noisy")), "test"])
-        else: measured = {**accuracy(model, train, precision=using), "test": accuracy(model, test, precision=using)["clean"]}
+        else: measured = {**accuracy(model, train, precision=using), "test": test_accuracy(model, test, precision=using)}
     bar.set_postfix({k: f"{v:.3f}" for k, v in measured.items() if v is not None})
     return {"epoch": epoch, "lr": lr, "loss": loss, **measured}
 
