@@ -235,7 +235,7 @@ def _start(f, generator, classes, starts, seed):
     if wrong: raise InputError(f"there is no class {', '.join(map(str, wrong))}: the network's classes are 0 to {logits.shape[1] - 1}")
     return z, pictures, logits
 
-# %% ../nbs/09_patterns.ipynb #f355faea
+# %% ../nbs/09_patterns.ipynb #4df86c74
 def maximize(
     f: nn.Module,             # a network; left as it was
     generator: nn.Module,     # (N, z) to images that the network takes, on the same device; left as it was
@@ -276,7 +276,7 @@ def probabilities(
     was, lead = f.training, pictures.shape[:-3]
     f.eval()
     try:
-        with torch.no_grad(): return torch.cat([f(x).float().softmax(1) for x in pictures.flatten(0, -4).split(500)]).view(*lead, -1)
+        with torch.no_grad(): return torch.cat([f(x).float().softmax(1) for x in pictures.reshape(-1, *pictures.shape[-3:]).split(500)]).view(*lead, -1)
     finally: f.train(was)
 
 # %% ../nbs/09_patterns.ipynb #0bc13290
