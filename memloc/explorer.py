@@ -164,12 +164,13 @@ def _opens(init):
             self.children = [widgets.HTML(f'<p role="alert">{html.escape(self.error)}</p>')]
     return opened
 
-# %% ../nbs/13_explorer.ipynb #1f065676
+# %% ../nbs/13_explorer.ipynb #f4603e2f
 def _control(explorer, name, label, options=None, kind=widgets.SelectionSlider, **kwargs):
     "A control of a part of the state; a single choice cannot be slid"
     options = list(explorer.choices[name] if options is None else options)
     if kind is widgets.SelectionSlider and len(options) == 1: kind = widgets.Dropdown
-    control = kind(options=options, value=getattr(explorer, name), description=label, style={"description_width": "initial"}, **kwargs)
+    style = {"button_width": "auto"} if kind is widgets.ToggleButtons else {"description_width": "initial"}
+    control = kind(options=options, value=getattr(explorer, name), description=label, style=style, **kwargs)
     widgets.link((explorer, name), (control, "value"))
     return control
 
@@ -238,7 +239,7 @@ class Gallery:
         k = int(x // self.wide)
         return self.index[k] if 0 <= k < len(self.index) and y <= self.high else None
 
-# %% ../nbs/13_explorer.ipynb #fb368405
+# %% ../nbs/13_explorer.ipynb #cbcbac06
 class RewindExplorer(Explorer):
     "Put one layer back to an earlier epoch, and see which examples that costs (Maini et al. 2023, section 3.2)."
     layer, epoch, show = traitlets.Any(), traitlets.Any(), traitlets.Any("lost")
@@ -255,11 +256,11 @@ class RewindExplorer(Explorer):
         if len(run.epochs) < 2: raise InputError(f"{run.path} has {len(run.epochs)} checkpoints, and there must be an earlier one to go back to: train with a recipe that keeps them (keep=None)")
         frame = rewind(run, train, take=take, progress=progress, examples=True)
         self.cells, self.train, self.groups, self.last = frame.set_index(["layer", "epoch"]), train, _groups(train), run.epochs[-1]
-        self._begin((9.2, 4.5), layer=list(frame.layer.unique()), epoch=run.epochs, show=["lost", "kept"])
+        self._begin((8.6, 4.5), layer=list(frame.layer.unique()), epoch=run.epochs, show=["lost", "kept"])
         self._lay_out(frame, memorized_during(run.history), columns)
         layer, epoch = (self.cells.clean - self.cells.noisy).fillna(0).idxmax()              # where the two differ most
         self.layer, self.epoch = layer, int(epoch)
-        self._end([_control(self, "layer", "layer", kind=widgets.Dropdown, layout={"width": "180px"}), _control(self, "epoch", "back to epoch", layout={"width": "380px"}),
+        self._end([_control(self, "layer", "layer", kind=widgets.Dropdown, layout={"width": "150px"}), _control(self, "epoch", "back to epoch", layout={"width": "330px"}),
                    _player(self, "epoch"), _control(self, "show", "", kind=widgets.ToggleButtons)])
 
 # %% ../nbs/13_explorer.ipynb #5e3c38f5
@@ -297,7 +298,7 @@ def _update(self: RewindExplorer):
         numbers |= {group: float(accuracy), f"{group}_{self.show}": len(index)}
     return f"<b>{self.layer}</b> put back to epoch <b>{self.epoch}</b>:&emsp;" + _says(clean=cell.clean, noisy=cell.noisy), numbers
 
-# %% ../nbs/13_explorer.ipynb #1a58a19f
+# %% ../nbs/13_explorer.ipynb #3e1f2d9b
 class GradientExplorer(Explorer):
     "Go through training, and see how hard clean and noisy examples pull at each layer, and whether they pull apart (Maini et al. 2023, section 3.1)."
     epoch = traitlets.Any()
@@ -310,7 +311,7 @@ class GradientExplorer(Explorer):
         if missing or not len(frame): raise InputError(f"the table {'lacks ' + ', '.join(sorted(missing)) if missing else 'is empty'}: give the frame of a GradientAccounting that has observed a training")
         table = lambda column: frame.pivot(index="epoch", columns="layer", values=column).astype(float)[list(frame.layer.unique())]
         self.norms, self.cosines = {g: table(f"{g}_norm") for g in ("clean", "noisy")}, table("cosine")
-        self._begin((9.2, 4.3), epoch=[int(e) for e in self.cosines.index])
+        self._begin((8.6, 4.3), epoch=[int(e) for e in self.cosines.index])
         self._lay_out()
         self.epoch = int(self.cosines.mean(axis=1).fillna(0).idxmin())                       # where they are most opposed
         self._end([_control(self, "epoch", "epoch", layout={"width": "520px"}), _player(self, "epoch")])
@@ -366,7 +367,7 @@ def _off(self, proposal):
     if unknown: raise InputError(f"there is no neuron {', '.join(unknown)}: the layers have {', '.join(f'{l} {s.channels}' for l, s in self.sites.items())}")
     return off
 
-# %% ../nbs/13_explorer.ipynb #b3b867e3
+# %% ../nbs/13_explorer.ipynb #5d153385
 class NeuronExplorer(Explorer):
     """Take an example apart, neuron by neuron, and switch any neuron off or on (Maini et al. 2023, section 4.1). `off` holds the
     neurons that are off, as (layer, neuron); choosing a `step` puts the first removals there."""
@@ -397,7 +398,7 @@ class NeuronExplorer(Explorer):
         if not every: raise InputError("the network gives none of these examples its label: give the examples that it was trained on, and a network that has learned them")
         self._keep(remove_neurons(self.twin, train, every, max_removed=max_removed, progress=progress))
         self.accuracies[frozenset()] = accuracy_without(self.twin, train, (), examples)
-        self._begin((9.2, 5.2), example=None, step=None, off=None)
+        self._begin((8.6, 5.2), example=None, step=None, off=None)
         self._lay_out()
         self._controls()
         self.set(example=every[0])
@@ -566,7 +567,7 @@ def _update(self: NeuronExplorer):
             f"{len(self.off)} neurons off:&emsp;" + _says(**{g: (found or {}).get(g) for g in self.offered})
             + f"&emsp;{html.escape(self.sentence)}"), numbers
 
-# %% ../nbs/13_explorer.ipynb #040a3f79
+# %% ../nbs/13_explorer.ipynb #b166ede3
 class DropoutExplorer(Explorer):
     "Choose among networks with example-tied dropout by p_gen and p_mem, and a mode; see accuracies, and which answers change (Maini et al. 2023, section 4.2)."
     p_gen, p_mem, mode = traitlets.Any(), traitlets.Any(), traitlets.Any("own")
@@ -589,7 +590,7 @@ class DropoutExplorer(Explorer):
             self.tables[tied.p_gen, tied.p_mem] = mode_accuracy(tied, train, test).set_index("mode").astype(float)
             self.answers[tied.p_gen, tied.p_mem] = mode_answers(tied, train)
         p_gens, p_mems = (sorted({pair[k] for pair in self.tables}) for k in (0, 1))
-        self._begin((9.2, 5), p_gen=p_gens, p_mem=p_mems, mode=list(next(iter(self.tables.values())).index))
+        self._begin((8.6, 5), p_gen=p_gens, p_mem=p_mems, mode=list(next(iter(self.tables.values())).index))
         self._lay_out(columns)
         pair = min(self.tables, key=lambda pair: (abs(pair[0] - .2), abs(pair[1] - .1)))     # what the other chapters use, or the nearest
         self.p_gen, self.p_mem, self.mode = *pair, self.choices["mode"][-1]
@@ -648,7 +649,7 @@ def _update(self: DropoutExplorer):
     if answers is None: return f"No network with p_gen {self.p_gen} and p_mem {self.p_mem} has been trained: choose another pair, or train this one with sweep", {}
     return f"p_gen <b>{self.p_gen}</b>, p_mem <b>{self.p_mem}</b>, mode <b>{self.mode.replace('_', ' and ')}</b>:&emsp;" + _says(**{g: numbers[g] for g in self.bars}), numbers
 
-# %% ../nbs/13_explorer.ipynb #09ca655c
+# %% ../nbs/13_explorer.ipynb #22258e3b
 class PatternExplorer(Explorer):
     "Watch a pattern that a network wants to see grow out of a generator, and what another network says of it (Gu & Tresp 2019, section 3)."
     network, other, label, start, step = (traitlets.Any() for _ in range(5))
@@ -677,7 +678,7 @@ class PatternExplorer(Explorer):
             self.says |= {(name, other): probabilities(net_, way).view(len(kept), sizes[name], starts, -1).cpu().numpy() for other, net_ in networks.items()}
             self.ways[name] = way.view(len(kept), sizes[name], starts, *way.shape[2:]).mul(255).round().to(torch.uint8).cpu()
         names = list(networks)
-        self._begin((9.2, 4.2), network=names, other=names, label=list(range(sizes[name])), start=list(range(starts)), step=kept)
+        self._begin((8.6, 4.2), network=names, other=names, label=list(range(sizes[name])), start=list(range(starts)), step=kept)
         mine = self.says[names[0], names[0]]                                                 # begin with the pattern that grew most
         grown = np.diagonal(mine[-1] - mine[0], axis1=0, axis2=2).T
         self.label, self.start = map(int, np.unravel_index(grown.argmax(), grown.shape))
