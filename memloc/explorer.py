@@ -56,10 +56,10 @@ class Picture(anywidget.AnyWidget):
     png = traitlets.Bytes().tag(sync=True)
     alt = traitlets.Unicode().tag(sync=True)
 
-# %% ../nbs/13_explorer.ipynb #0291c3a4
+# %% ../nbs/13_explorer.ipynb #c4f5b935
 class Explorer(widgets.VBox):
     "What the explorers share: a `state` that can be read and set, `numbers` that belong to it, and a picture of both."
-    error, numbers, clicks, choices, jobs, worker, waiting = "", {}, {}, {}, {}, None, False
+    error, numbers, clicks, choices, jobs, worker, waiting, live, background = "", {}, {}, {}, {}, None, False, (), None
 
     @property
     def state(self) -> dict:
@@ -86,7 +86,7 @@ class Explorer(widgets.VBox):
         if self.error: return {"text/plain": self.error, **{k: v for k, v in data.items() if k != "text/plain"}}
         return {**data, "image/png": base64.b64encode(self.picture.png).decode()}
 
-# %% ../nbs/13_explorer.ipynb #c5792e8e
+# %% ../nbs/13_explorer.ipynb #1bff00a2
 @patch
 @styled
 def _begin(self: Explorer, size, **choices):
@@ -102,8 +102,11 @@ def _end(self: Explorer, *rows):
     "Put `rows` of controls above the picture, draw, and listen to the state"
     rows = [widgets.HBox(row, layout=widgets.Layout(flex_flow="row wrap", align_items="center")) for row in rows]
     self.children = [*rows, widgets.HBox([self.caption, self.busy]), self.picture]
-    self.draw()
+    self._update()
+    self.figure.canvas.draw()                                            # the layout, which then stays
     self.figure.set_layout_engine("none")
+    for artist in self.live: artist.set_animated(True)                   # leaves it out of the background
+    self.draw()
     self.observe(lambda change: self.waiting or self.draw(), names=list(self.choices))
 
 @patch
@@ -111,12 +114,20 @@ def draw(self: Explorer):
     "Bring numbers and picture up to the state."
     with self.lock:
         said, self.numbers = self._update()
+        canvas, png = self.figure.canvas, io.BytesIO()
+        if self.background is None:
+            canvas.draw()
+            self.background = canvas.copy_from_bbox(self.figure.bbox)
+        canvas.restore_region(self.background)
+        for artist in self.live: artist.axes.draw_artist(artist)
+        Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").save(png, "png", compress_level=3)
+        alt = " ".join(f"{k} {v}," for k, v in {**self.state, **self.numbers}.items()).strip(",")
+        with self.picture.hold_sync(): self.picture.alt, self.picture.png = alt, png.getvalue()
         self.caption.value = said
-        self.figure.canvas.draw()
-        png = io.BytesIO()
-        Image.fromarray(np.asarray(self.figure.canvas.buffer_rgba())).convert("RGB").save(png, "png", compress_level=3)
-        self.picture.alt = " ".join(f"{k} {v}," for k, v in {**self.state, **self.numbers}.items()).strip(",")
-        self.picture.png = png.getvalue()
+        self._drawn()
+
+@patch
+def _drawn(self: Explorer): "What an explorer does when its picture is out"
 
 @patch
 def _click(self: Explorer, x, y):
@@ -192,7 +203,7 @@ def _run(run):
     "A run, given as one or as its folder"
     return run if isinstance(run, Run) else Run(run)
 
-# %% ../nbs/13_explorer.ipynb #c3e04c1b
+# %% ../nbs/13_explorer.ipynb #848fac5d
 def _rgb(x): return np.broadcast_to(x.permute(1, 2, 0).cpu().numpy(), (*x.shape[1:], 3))
 
 def _groups(examples):
@@ -215,12 +226,17 @@ class Gallery:
         self.blank = np.full((round(self.high * (1 + .19 * lines)), self.wide * columns, 3), 255, np.uint8)
         self.image = ax.imshow(self.blank, interpolation="nearest")
         self.texts = [ax.text(self.wide * k + w / 2 + self.edge, self.high, "", fontsize=7, ha="center", va="top") for k in range(columns)]
+        self.title = ax.set_title("", fontsize=9, loc="left", color=color)
         self.ring = ax.add_patch(Rectangle((-2 * self.wide, -.5), self.high, self.high, fill=False, ec="k", lw=3))
         ax.axis("off")
         ax.set_anchor("W")
 
-    def show(self, index, lines):
+    @property
+    def live(self): return [self.image, *self.texts, self.title]
+
+    def show(self, index, lines, title=""):
         "These examples, by index, with a text for each; as many as there is room for."
+        self.title.set_text(title)
         self.index, pixels, e = list(index)[:len(self.texts)], self.blank.copy(), self.edge
         for k, i in enumerate(self.index):
             image = _rgb(self.examples.x[i])
@@ -263,7 +279,7 @@ class RewindExplorer(Explorer):
         self._end([_control(self, "layer", "layer", kind=widgets.Dropdown, layout={"width": "150px"}), _control(self, "epoch", "back to epoch", layout={"width": "330px"}),
                    _player(self, "epoch"), _control(self, "show", "", kind=widgets.ToggleButtons)])
 
-# %% ../nbs/13_explorer.ipynb #5e3c38f5
+# %% ../nbs/13_explorer.ipynb #1fba27d0
 @patch
 @styled
 def _lay_out(self: RewindExplorer, frame, span, columns):
@@ -279,6 +295,7 @@ def _lay_out(self: RewindExplorer, frame, span, columns):
     self.values = [bars.text(k, 0, "", ha="center", va="bottom", fontsize=9) for k in range(2)]
     self.galleries = {g: Gallery(self.figure.add_subplot(grid[k, :]), self.train, columns, colors[g]) for k, g in ((1, "clean"), (2, "noisy"))}
     rows, epochs = self.choices["layer"], self.choices["epoch"]
+    self.live = [*self.marks, *self.bars, *self.values, *sum((g.live for g in self.galleries.values()), [])]
     for ax in maps: self.clicks[ax] = lambda x, y: self.set(layer=rows[round(y)], epoch=epochs[round(x)])
 
 @patch
@@ -293,8 +310,8 @@ def _update(self: RewindExplorer):
         bar.set_height(0 if accuracy != accuracy else accuracy)
         value.set(text="" if accuracy != accuracy else f"{accuracy:.2f}", y=bar.get_height())
         index, gallery = np.flatnonzero(shown & mine), self.galleries[group]
-        gallery.show(index, [_label(self.train, i) for i in index[:len(gallery.texts)]])
-        gallery.ax.set_title(f"{group}: {self.show} {len(index)} of {int((before & mine).sum())}", fontsize=9, color=colors[group], loc="left")
+        title = f"{group}: {self.show} {len(index)} of {int((before & mine).sum())}"
+        gallery.show(index, [_label(self.train, i) for i in index[:len(gallery.texts)]], title)
         numbers |= {group: float(accuracy), f"{group}_{self.show}": len(index)}
     return f"<b>{self.layer}</b> put back to epoch <b>{self.epoch}</b>:&emsp;" + _says(clean=cell.clean, noisy=cell.noisy), numbers
 
@@ -316,7 +333,7 @@ class GradientExplorer(Explorer):
         self.epoch = int(self.cosines.mean(axis=1).fillna(0).idxmin())                       # where they are most opposed
         self._end([_control(self, "epoch", "epoch", layout={"width": "520px"}), _player(self, "epoch")])
 
-# %% ../nbs/13_explorer.ipynb #419f3d75
+# %% ../nbs/13_explorer.ipynb #8111f729
 @patch
 @styled
 def _lay_out(self: GradientExplorer):
@@ -343,6 +360,7 @@ def _update(self: GradientExplorer):
     tables = {**self.norms, "cosine": self.cosines}
     for name, table in tables.items():
         for bar, value in zip(self.bars[name], table.loc[self.epoch].fillna(0)): bar.set_height(value)
+    self.background = None                                               # the axis follows the epoch
     self.bars["clean"][0].axes.set_ylim(0, 1.1 * max(t.loc[self.epoch].max() for t in self.norms.values()) or 1)
     for mark in self.marks: mark.set_xdata([self.epoch, self.epoch])
     numbers = {name: float(table.loc[self.epoch].mean()) for name, table in tables.items()}
@@ -367,7 +385,7 @@ def _off(self, proposal):
     if unknown: raise InputError(f"there is no neuron {', '.join(unknown)}: the layers have {', '.join(f'{l} {s.channels}' for l, s in self.sites.items())}")
     return off
 
-# %% ../nbs/13_explorer.ipynb #5d153385
+# %% ../nbs/13_explorer.ipynb #77ccd05c
 class NeuronExplorer(Explorer):
     """Take an example apart, neuron by neuron, and switch any neuron off or on (Maini et al. 2023, section 4.1). `off` holds the
     neurons that are off, as (layer, neuron); choosing a `step` puts the first removals there."""
@@ -403,16 +421,15 @@ class NeuronExplorer(Explorer):
         self._controls()
         self.set(example=every[0])
 
-    @traitlets.observe("example", "step", "off")
+    @traitlets.observe("example", "step")
     def _follow(self, change):
-        "A new example is whole again, a step takes its removals, and accuracy is measured anew"
+        "A new example is whole again, and a step takes its removals"
         was, self.waiting = self.waiting, True
         if change.name == "example": self._take_apart()
         if change.name == "step": self.off = tuple(self.removed.get(self.example, ())[:self.step])
-        if change.name == "off": self._measure()
         self.waiting = was
 
-# %% ../nbs/13_explorer.ipynb #8c7f53a3
+# %% ../nbs/13_explorer.ipynb #74a04b10
 @patch
 def _keep(self: NeuronExplorer, removals):
     "Remember the removals of each example, and what is answered after each"
@@ -424,10 +441,11 @@ def _keep(self: NeuronExplorer, removals):
 @patch
 def _take_apart(self: NeuronExplorer):
     "The example's removals, in the background if they are not known"
-    index, self.step, self.off, self.sentence = self.example, 0, (), ""
+    index, self.step, self.off, self.sentence, self.background = self.example, 0, (), "", None
     def then(found):
         if isinstance(found, InputError): self.sentence = str(found) * (self.example == index)
         else: self._keep(found)
+        self.background = None
         self._limit()
         self.draw()
     if index not in self.removed:
@@ -435,8 +453,8 @@ def _take_apart(self: NeuronExplorer):
     self._limit()
 
 @patch
-def _measure(self: NeuronExplorer):
-    "Accuracy without the neurons that are off, in the background if it is not known"
+def _drawn(self: NeuronExplorer):
+    "Measure accuracy without the neurons that are off, in the background, if it is not known"
     off = self.off
     def then(found):
         self.accuracies[frozenset(off)] = found
@@ -452,7 +470,7 @@ def toggle(self: NeuronExplorer,
     name = layer, neuron
     self.off = tuple(n for n in self.off if n != name) if name in self.off else (*self.off, name)
 
-# %% ../nbs/13_explorer.ipynb #413dcaf3
+# %% ../nbs/13_explorer.ipynb #34cc71ac
 @patch
 @styled
 def _lay_out(self: NeuronExplorer):
@@ -479,8 +497,9 @@ def _lay_out(self: NeuronExplorer):
     self.values = [accuracy.text(k, 0, "", ha="center", va="bottom", fontsize=9) for k in range(len(self.offered))]
     accuracy.set(ylim=(0, 1.18), title="Accuracy")
     self._lay_out_map(self.figure.add_subplot(grid[-1, :]))
+    self.live = [self.now, self.cells, *self.grid, self.cursor, *self.bars, *self.accuracy, *self.values]
 
-# %% ../nbs/13_explorer.ipynb #ef99161c
+# %% ../nbs/13_explorer.ipynb #c1b10c44
 @patch
 def _lay_out_map(self: NeuronExplorer, ax):
     "Where each neuron is: (x, y) in cells, layers in rows, of as many columns as keep the rows few"
@@ -493,9 +512,8 @@ def _lay_out_map(self: NeuronExplorer, ax):
         top += -(-site.channels // self.wide)
     self.at = {place: name for name, place in self.place.items()}
     self.cells = ax.imshow(np.ones((top, self.wide, 3)), aspect="auto", interpolation="nearest")
-    ax.hlines(np.arange(1, top) - .5, -.5, self.wide - .5, color="w", lw=1)
-    ax.hlines(np.array(self.tops[1:]) - .5, -.5, self.wide - .5, color="w", lw=4)
-    ax.vlines(np.arange(1, self.wide) - .5, -.5, top - .5, color="w", lw=1)
+    self.grid = [ax.hlines(np.arange(1, top) - .5, -.5, self.wide - .5, color="w", lw=1), ax.vlines(np.arange(1, self.wide) - .5, -.5, top - .5, color="w", lw=1),
+                 ax.hlines(np.array(self.tops[1:]) - .5, -.5, self.wide - .5, color="w", lw=4)]
     ax.set_yticks(self.tops, list(self.sites))
     ax.set_xticks([])
     ax.tick_params(length=0)
@@ -598,7 +616,7 @@ class DropoutExplorer(Explorer):
         self._end([_control(self, "p_gen", "p_gen", layout={"width": "260px"}), _control(self, "p_mem", "p_mem", layout={"width": "260px"}),
                    _control(self, "mode", "", mode, widgets.ToggleButtons, layout={"width": "auto"})])
 
-# %% ../nbs/13_explorer.ipynb #e8482cec
+# %% ../nbs/13_explorer.ipynb #409177c0
 @patch
 @styled
 def _lay_out(self: DropoutExplorer, columns):
@@ -623,6 +641,7 @@ def _lay_out(self: DropoutExplorer, columns):
         self.marks.append(ax.add_patch(Rectangle((0, 0), 1, 1, **_outline)))
         self.clicks[ax] = lambda x, y: self.set(p_gen=p_gens[round(y)], p_mem=p_mems[round(x)])
     self.galleries = {g: Gallery(self.figure.add_subplot(grid[2 + k, :]), self.train, columns, colors.get(g, colors["other"])) for k, g in enumerate(self.groups)}
+    self.live = sum(([*self.bars[g], *self.values[g], self.maps[g]] for g in shown), [*sum((g.live for g in self.galleries.values()), [])]) + self.marks
 
 @patch
 def _update(self: DropoutExplorer):
@@ -643,8 +662,8 @@ def _update(self: DropoutExplorer):
     for group, mine in self.groups.items():
         now = answers[self.mode].values if answers is not None else None
         index = np.flatnonzero((now != answers["own"].values) & mine) if answers is not None else []
-        self.galleries[group].show(index, [f"{_label(self.train, i)}\nnow {classes[now[i]]}" for i in index[:len(self.galleries[group].texts)]])
-        self.galleries[group].ax.set_title(f"{group}: {len(index)} of {int(mine.sum())} are answered otherwise than in mode own", fontsize=9, loc="left", color=colors.get(group, colors["other"]))
+        title = f"{group}: {len(index)} of {int(mine.sum())} are answered otherwise than in mode own"
+        self.galleries[group].show(index, [f"{_label(self.train, i)}\nnow {classes[now[i]]}" for i in index[:len(self.galleries[group].texts)]], title)
         numbers[f"{group}_changed"] = len(index)
     if answers is None: return f"No network with p_gen {self.p_gen} and p_mem {self.p_mem} has been trained: choose another pair, or train this one with sweep", {}
     return f"p_gen <b>{self.p_gen}</b>, p_mem <b>{self.p_mem}</b>, mode <b>{self.mode.replace('_', ' and ')}</b>:&emsp;" + _says(**{g: numbers[g] for g in self.bars}), numbers
@@ -689,7 +708,7 @@ class PatternExplorer(Explorer):
                    _control(self, "start", "start", layout={"width": "240px"}), _control(self, "other", "compare with", kind=widgets.Dropdown, layout=narrow)],
                   [_control(self, "step", "step", layout={"width": "420px"}), _player(self, "step", 250)])
 
-# %% ../nbs/13_explorer.ipynb #7a9a6569
+# %% ../nbs/13_explorer.ipynb #1abf1caf
 @patch
 @styled
 def _lay_out(self: PatternExplorer):
@@ -715,6 +734,7 @@ def _lay_out(self: PatternExplorer):
     film.set_title("How it grew", fontsize=9, loc="left")
     film.axis("off")
     self.ring = film.add_patch(Rectangle((0, -.5), w, h, **_outline))
+    self.live = [self.image, *self.bars["network"], *self.bars["other"], *self.lines.values(), self.legend, self.mark, self.film, self.ring]
     self.clicks = {film: lambda x, y: setattr(self, "step", kept[min(int(x // (w + self.frame)), len(kept) - 1)]),
                    course: lambda x, y: setattr(self, "step", min(kept, key=lambda k: abs(k - x)))}
 
