@@ -86,7 +86,7 @@ class Explorer(widgets.VBox):
         if self.error: return {"text/plain": self.error, **{k: v for k, v in data.items() if k != "text/plain"}}
         return {**data, "image/png": base64.b64encode(self.picture.png).decode()}
 
-# %% ../nbs/13_explorer.ipynb #1bff00a2
+# %% ../nbs/13_explorer.ipynb #afab395d
 @patch
 @styled
 def _begin(self: Explorer, size, **choices):
@@ -121,7 +121,7 @@ def draw(self: Explorer):
         canvas.restore_region(self.background)
         for artist in self.live: artist.axes.draw_artist(artist)
         Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").save(png, "png", compress_level=3)
-        alt = " ".join(f"{k} {v}," for k, v in {**self.state, **self.numbers}.items()).strip(",")
+        alt = ", ".join(f"{k} {v:.3f}" if k in self.numbers and isinstance(v, float) else f"{k} {v}" for k, v in {**self.state, **self.numbers}.items())
         with self.picture.hold_sync(): self.picture.alt, self.picture.png = alt, png.getvalue()
         self.caption.value = said
         self._drawn()
@@ -203,7 +203,7 @@ def _run(run):
     "A run, given as one or as its folder"
     return run if isinstance(run, Run) else Run(run)
 
-# %% ../nbs/13_explorer.ipynb #848fac5d
+# %% ../nbs/13_explorer.ipynb #040c0571
 def _rgb(x): return np.broadcast_to(x.permute(1, 2, 0).cpu().numpy(), (*x.shape[1:], 3))
 
 def _groups(examples):
@@ -227,7 +227,7 @@ class Gallery:
         self.image = ax.imshow(self.blank, interpolation="nearest")
         self.texts = [ax.text(self.wide * k + w / 2 + self.edge, self.high, "", fontsize=7, ha="center", va="top") for k in range(columns)]
         self.title = ax.set_title("", fontsize=9, loc="left", color=color)
-        self.ring = ax.add_patch(Rectangle((-2 * self.wide, -.5), self.high, self.high, fill=False, ec="k", lw=3))
+        self.ring = ax.add_patch(Rectangle((0, -.5), w + 2 * self.edge, self.high, visible=False, **_outline | {"clip_on": False}))
         ax.axis("off")
         ax.set_anchor("W")
 
@@ -248,7 +248,8 @@ class Gallery:
 
     def mark(self, i):
         "Draw a frame around an example, if it is among them."
-        self.ring.set_x(self.wide * (self.index.index(i) if i in self.index else -2) - .5)
+        self.ring.set_visible(i in self.index)
+        if i in self.index: self.ring.set_x(self.wide * self.index.index(i) - .5)
 
     def at(self, x, y):
         "The example at a point of the axes, or None"
@@ -429,7 +430,7 @@ class NeuronExplorer(Explorer):
         if change.name == "step": self.off = tuple(self.removed.get(self.example, ())[:self.step])
         self.waiting = was
 
-# %% ../nbs/13_explorer.ipynb #74a04b10
+# %% ../nbs/13_explorer.ipynb #771a04bb
 @patch
 def _keep(self: NeuronExplorer, removals):
     "Remember the removals of each example, and what is answered after each"
@@ -441,11 +442,10 @@ def _keep(self: NeuronExplorer, removals):
 @patch
 def _take_apart(self: NeuronExplorer):
     "The example's removals, in the background if they are not known"
-    index, self.step, self.off, self.sentence, self.background = self.example, 0, (), "", None
+    index, self.step, self.off, self.sentence = self.example, 0, (), ""
     def then(found):
         if isinstance(found, InputError): self.sentence = str(found) * (self.example == index)
         else: self._keep(found)
-        self.background = None
         self._limit()
         self.draw()
     if index not in self.removed:
@@ -470,7 +470,7 @@ def toggle(self: NeuronExplorer,
     name = layer, neuron
     self.off = tuple(n for n in self.off if n != name) if name in self.off else (*self.off, name)
 
-# %% ../nbs/13_explorer.ipynb #34cc71ac
+# %% ../nbs/13_explorer.ipynb #0a0f5d01
 @patch
 @styled
 def _lay_out(self: NeuronExplorer):
@@ -483,7 +483,7 @@ def _lay_out(self: NeuronExplorer):
         self.galleries[group].show(index, [_label(self.train, i) for i in index])
         self.clicks[ax] = lambda x, y, gallery=self.galleries[group]: setattr(self, "example", i) if (i := gallery.at(x, y)) is not None else None
     image, bars, course, accuracy = (self.figure.add_subplot(grid[-2, k]) for k in range(4))
-    self.image = image.imshow(_rgb(self.train.x[0]), interpolation="nearest")
+    self.image, self.title = image.imshow(_rgb(self.train.x[0]), interpolation="nearest"), image.set_title("x", fontsize=9, loc="left")
     image.axis("off")
     classes = self.train.classes
     self.bars = bars.barh(classes, 1, color=colors["other"])
@@ -497,7 +497,7 @@ def _lay_out(self: NeuronExplorer):
     self.values = [accuracy.text(k, 0, "", ha="center", va="bottom", fontsize=9) for k in range(len(self.offered))]
     accuracy.set(ylim=(0, 1.18), title="Accuracy")
     self._lay_out_map(self.figure.add_subplot(grid[-1, :]))
-    self.live = [self.now, self.cells, *self.grid, self.cursor, *self.bars, *self.accuracy, *self.values]
+    self.live = [*(g.ring for g in self.galleries.values()), self.image, self.title, self.course, self.now, self.cells, *self.grid, self.cursor, *self.bars, *self.accuracy, *self.values]
 
 # %% ../nbs/13_explorer.ipynb #c1b10c44
 @patch
@@ -530,7 +530,7 @@ def _point(self: NeuronExplorer, name):
         self.pick_layer.value, self.pick_neuron.value = name
         self.toggle(*name)
 
-# %% ../nbs/13_explorer.ipynb #bc929303
+# %% ../nbs/13_explorer.ipynb #5144828e
 @patch
 def _controls(self: NeuronExplorer):
     "What the picture is steered with; the last row does with the keyboard what a click does on a neuron"
@@ -553,8 +553,12 @@ def _controls(self: NeuronExplorer):
 def _limit(self: NeuronExplorer):
     "The slider ends where the removal ends"
     self.slider.max = self.play.max = max(1, len(self.removed.get(self.example, ())))
+    longest = max(map(len, self.removed.values())) + .5
+    if self.course.axes.get_xlim()[1] != longest:
+        self.course.axes.set_xlim(-.5, longest)
+        self.background = None
 
-# %% ../nbs/13_explorer.ipynb #6066beab
+# %% ../nbs/13_explorer.ipynb #b723252c
 @patch
 def _update(self: NeuronExplorer):
     "The line of numbers, and the numbers"
@@ -562,12 +566,14 @@ def _update(self: NeuronExplorer):
     now, given = answers_without(self.model, train, i, [self.off]).values[0], int(train.y[i])
     for gallery in self.galleries.values(): gallery.mark(i)
     self.image.set_data(_rgb(train.x[i]))
-    self.image.axes.set_title(f"{i}: {_label(train, i)}", fontsize=9, loc="left")
+    self.title.set_text(f"{i}: {_label(train, i)}")
     for k, (bar, p) in enumerate(zip(self.bars, now)):
         bar.set_width(p)
         bar.set_color("k" if k == given else colors["other"])
     path, course = self.removed.get(i, []), self.courses.get(i, now[None])
-    self.course.set(data=course.T, extent=(-.5, len(course) - .5, len(classes) - .5, -.5))
+    self.course.set_data(course.T)
+    self.course.set_extent((-.5, len(course) - .5, len(classes) - .5, -.5))
+    self.course.axes.set_xlim(-.5, max(map(len, self.removed.values())) + .5)
     self.now.set_x(self.step - .5)
     found = self.accuracies.get(frozenset(self.off))
     for bar, value, group in zip(self.accuracy, self.values, self.offered):
@@ -708,7 +714,7 @@ class PatternExplorer(Explorer):
                    _control(self, "start", "start", layout={"width": "240px"}), _control(self, "other", "compare with", kind=widgets.Dropdown, layout=narrow)],
                   [_control(self, "step", "step", layout={"width": "420px"}), _player(self, "step", 250)])
 
-# %% ../nbs/13_explorer.ipynb #1abf1caf
+# %% ../nbs/13_explorer.ipynb #58171962
 @patch
 @styled
 def _lay_out(self: PatternExplorer):
@@ -733,7 +739,7 @@ def _lay_out(self: PatternExplorer):
     self.film = film.imshow(self._film(), interpolation="nearest")
     film.set_title("How it grew", fontsize=9, loc="left")
     film.axis("off")
-    self.ring = film.add_patch(Rectangle((0, -.5), w, h, **_outline))
+    self.ring = film.add_patch(Rectangle((0, -.5), w, h, **_outline | {"ec": "#F0E442", "clip_on": False}))
     self.live = [self.image, *self.bars["network"], *self.bars["other"], *self.lines.values(), self.legend, self.mark, self.film, self.ring]
     self.clicks = {film: lambda x, y: setattr(self, "step", kept[min(int(x // (w + self.frame)), len(kept) - 1)]),
                    course: lambda x, y: setattr(self, "step", min(kept, key=lambda k: abs(k - x)))}

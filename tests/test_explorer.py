@@ -426,7 +426,7 @@ def test_light_and_dark(page, lab, tmp_path):
     folder = Path(PICTURES or tmp_path)
     for theme in ("Light", "Dark"):
         menu(page, "Settings", "Theme", f"JupyterLab {theme}")
-        page.wait_for_selector(f"body[data-jp-theme-light={'true' if theme == 'Light' else 'false'}]")
+        until(lambda: page.locator("body").get_attribute("data-jp-theme-name") == f"JupyterLab {theme}", 20, f"the theme is not {theme}")
         time.sleep(1)
         for name, first in zip(NAMES, ("layer", "epoch", "example", "p_gen", "network")):
             picture = page.locator(f".jp-OutputArea-output img[alt^='{first} ']")
