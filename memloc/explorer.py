@@ -530,7 +530,7 @@ def _point(self: NeuronExplorer, name):
         self.pick_layer.value, self.pick_neuron.value = name
         self.toggle(*name)
 
-# %% ../nbs/13_explorer.ipynb #5144828e
+# %% ../nbs/13_explorer.ipynb #c00b24ca
 @patch
 def _controls(self: NeuronExplorer):
     "What the picture is steered with; the last row does with the keyboard what a click does on a neuron"
@@ -553,10 +553,7 @@ def _controls(self: NeuronExplorer):
 def _limit(self: NeuronExplorer):
     "The slider ends where the removal ends"
     self.slider.max = self.play.max = max(1, len(self.removed.get(self.example, ())))
-    longest = max(map(len, self.removed.values())) + .5
-    if self.course.axes.get_xlim()[1] != longest:
-        self.course.axes.set_xlim(-.5, longest)
-        self.background = None
+    if self.course.axes.get_xlim()[1] != max(map(len, self.removed.values())) + .5: self.background = None
 
 # %% ../nbs/13_explorer.ipynb #b723252c
 @patch
