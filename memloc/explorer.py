@@ -6,7 +6,7 @@
 __all__ = ['Picture', 'Explorer', 'Gallery', 'RewindExplorer', 'GradientExplorer', 'NeuronExplorer', 'DropoutExplorer',
            'PatternExplorer']
 
-# %% ../nbs/13_explorer.ipynb #833e28ad
+# %% ../nbs/13_explorer.ipynb #5f60ebd5
 import base64, copy, functools, html, io, threading
 from pathlib import Path
 
@@ -22,11 +22,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
 from .data import Examples, InputError
-from .dropout import Tied, mode_accuracy, mode_answers
+from .dropout import mode_accuracy, mode_answers
 from .neurons import accuracy_without, answers_without, remove_neurons
 from .models import neurons
 from .patterns import maximize, probabilities
@@ -56,7 +56,7 @@ class Picture(anywidget.AnyWidget):
     png = traitlets.Bytes().tag(sync=True)
     alt = traitlets.Unicode().tag(sync=True)
 
-# %% ../nbs/13_explorer.ipynb #c4f5b935
+# %% ../nbs/13_explorer.ipynb #7079edbd
 class Explorer(widgets.VBox):
     "What the explorers share: a `state` that can be read and set, `numbers` that belong to it, and a picture of both."
     error, numbers, clicks, choices, jobs, worker, waiting, live, background = "", {}, {}, {}, {}, None, False, (), None
@@ -68,11 +68,13 @@ class Explorer(widgets.VBox):
 
     def set(self, **state):
         "Choose several things at once."
+        if self.error: raise InputError(self.error)
         self.waiting = True
         try:
             for name, value in state.items(): setattr(self, name, value)
-        finally: self.waiting = False
-        self.draw()
+        finally:
+            self.waiting = False
+            self.draw()
 
     def _chosen(self, proposal):
         "The proposed value, if it is one of the choices"
@@ -136,7 +138,7 @@ def _click(self: Explorer, x, y):
     for ax, act in self.clicks.items():
         if ax.bbox.contains(*point): return act(*ax.transData.inverted().transform(point))
 
-# %% ../nbs/13_explorer.ipynb #08fd0bb7
+# %% ../nbs/13_explorer.ipynb #be2b91a0
 @patch
 def _later(self: Explorer, what, work, then):
     "Call `then(work())` in the background, with the `InputError` if there is one, unless the same is asked for anew before that"
@@ -153,9 +155,13 @@ def _work(self: Explorer):
         with self.lock:
             if not self.jobs: self.worker, self.busy.value = None, ""; return
             work, then = self.jobs.pop(next(iter(self.jobs)))
-        try: found = work()
-        except InputError as e: found = e
-        with self.lock: then(found)
+        try:
+            try: found = work()
+            except InputError as e: found = e
+            with self.lock: then(found)
+        except Exception:
+            self.worker, self.busy.value = None, ""
+            raise
 
 @patch
 def wait(self: Explorer):
@@ -334,7 +340,7 @@ class GradientExplorer(Explorer):
         self.epoch = int(self.cosines.mean(axis=1).fillna(0).idxmin())                       # where they are most opposed
         self._end([_control(self, "epoch", "epoch", layout={"width": "520px"}), _player(self, "epoch")])
 
-# %% ../nbs/13_explorer.ipynb #8111f729
+# %% ../nbs/13_explorer.ipynb #ffbd72ab
 @patch
 @styled
 def _lay_out(self: GradientExplorer):
@@ -342,7 +348,7 @@ def _lay_out(self: GradientExplorer):
     layers = list(self.cosines.columns)
     (norms, course), (cosines, angle) = self.figure.subplots(2, 2, width_ratios=[1.6, 1], sharex="col")
     self.bars = {g: norms.bar(np.arange(len(layers)) + shift, 0, .4, color=colors[g], label=g) for shift, g in ((-.2, "clean"), (.2, "noisy"))}
-    norms.set(ylabel="norm / √parameters", title="Gradient by layer")
+    norms.set_title("Gradient by layer: norm / √parameters")
     self.bars["cosine"] = cosines.bar(layers, 0, .6, color=colors["other"])
     cosines.set(ylabel="cosine", ylim=(-1.05, 1.05), title="Below 0, clean and noisy pull apart")
     cosines.tick_params(axis="x", rotation=45)
@@ -352,6 +358,7 @@ def _lay_out(self: GradientExplorer):
     angle.set(xlabel="epoch", ylim=(-1.05, 1.05))
     course.legend()
     self.marks = [ax.axvline(0, color="k", lw=1, ls=":") for ax in (course, angle)]
+    self.live = [norms.yaxis, *sum(map(list, self.bars.values()), []), *self.marks]         # the axis follows the epoch
     for ax in (cosines, angle): ax.axhline(0, color="k", lw=.8)
     for ax in (course, angle): self.clicks[ax] = lambda x, y: self.set(epoch=min(self.choices["epoch"], key=lambda e: abs(e - x)))
 
@@ -361,21 +368,20 @@ def _update(self: GradientExplorer):
     tables = {**self.norms, "cosine": self.cosines}
     for name, table in tables.items():
         for bar, value in zip(self.bars[name], table.loc[self.epoch].fillna(0)): bar.set_height(value)
-    self.background = None                                               # the axis follows the epoch
     self.bars["clean"][0].axes.set_ylim(0, 1.1 * max(t.loc[self.epoch].max() for t in self.norms.values()) or 1)
     for mark in self.marks: mark.set_xdata([self.epoch, self.epoch])
     numbers = {name: float(table.loc[self.epoch].mean()) for name, table in tables.items()}
     return (f"Epoch <b>{self.epoch}</b>, mean of layers:&emsp;" + _says(clean=numbers["clean"], noisy=numbers["noisy"])
             + f"&emsp;cosine <b>{numbers['cosine']:.2f}</b>"), numbers
 
-# %% ../nbs/13_explorer.ipynb #22eebac7
+# %% ../nbs/13_explorer.ipynb #9a0da4b8
 def _example(self, proposal):
     if not isinstance(proposal.value, (int, np.integer)) or not 0 <= proposal.value < len(self.train):
         raise InputError(f"there is no example {proposal.value}: choose one from 0 to {len(self.train) - 1}")
     return int(proposal.value)
 
 def _step(self, proposal):
-    self.wait()
+    if self.example not in self.removed: self.wait()
     last = len(self.removed.get(self.example, ()))
     if proposal.value not in range(last + 1): raise InputError(f"there is no step {proposal.value}: the removal for example {self.example} has steps from 0 to {last}")
     return int(proposal.value)
@@ -530,7 +536,7 @@ def _point(self: NeuronExplorer, name):
         self.pick_layer.value, self.pick_neuron.value = name
         self.toggle(*name)
 
-# %% ../nbs/13_explorer.ipynb #c00b24ca
+# %% ../nbs/13_explorer.ipynb #b70d2b18
 @patch
 def _controls(self: NeuronExplorer):
     "What the picture is steered with; the last row does with the keyboard what a click does on a neuron"
@@ -553,9 +559,19 @@ def _controls(self: NeuronExplorer):
 def _limit(self: NeuronExplorer):
     "The slider ends where the removal ends"
     self.slider.max = self.play.max = max(1, len(self.removed.get(self.example, ())))
-    if self.course.axes.get_xlim()[1] != max(map(len, self.removed.values())) + .5: self.background = None
+    self.slider.disabled = self.play.disabled = self.example not in self.removed
 
-# %% ../nbs/13_explorer.ipynb #b723252c
+# %% ../nbs/13_explorer.ipynb #88173502
+@patch
+def _update_map(self: NeuronExplorer, path):
+    "Colours of all neurons, and the cursor"
+    cells = np.ones((*self.cells.get_size(), 3))
+    for names, shade in ((self.place, (.80, .82, .85)), (path, (.96, .75, .65)), (self.off, (0, 0, 0))):
+        for x, y in map(self.place.get, names): cells[y, x] = shade
+    self.cells.set_data(cells)
+    x, y = self.place[self.pick_layer.value, min(self.pick_neuron.value, self.sites[self.pick_layer.value].channels - 1)]
+    self.cursor.set_xy((x - .5, y - .5))
+
 @patch
 def _update(self: NeuronExplorer):
     "The line of numbers, and the numbers"
@@ -570,21 +586,19 @@ def _update(self: NeuronExplorer):
     path, course = self.removed.get(i, []), self.courses.get(i, now[None])
     self.course.set_data(course.T)
     self.course.set_extent((-.5, len(course) - .5, len(classes) - .5, -.5))
-    self.course.axes.set_xlim(-.5, max(map(len, self.removed.values())) + .5)
+    longest = max(len(path), *(len(self.removed[k]) for index in self.offered.values() for k in index)) + .5
+    if self.course.axes.get_xlim() != (-.5, longest):                    # an axis that changes is not background
+        self.course.axes.set_xlim(-.5, longest)
+        self.background = None
     self.now.set_x(self.step - .5)
     found = self.accuracies.get(frozenset(self.off))
     for bar, value, group in zip(self.accuracy, self.values, self.offered):
         bar.set_alpha(1 if found else .3)
         if found: bar.set_height(found[group] or 0)
         value.set(text=f"{found[group]:.3f}" if found and found[group] is not None else "", y=bar.get_height())
-    cells = np.ones((*self.cells.get_size(), 3))
-    for names, shade in ((self.place, (.80, .82, .85)), (path, (.96, .75, .65)), (self.off, (0, 0, 0))):
-        for x, y in map(self.place.get, names): cells[y, x] = shade
-    self.cells.set_data(cells)
-    x, y = self.place[self.pick_layer.value, min(self.pick_neuron.value, self.sites[self.pick_layer.value].channels - 1)]
-    self.cursor.set_xy((x - .5, y - .5))
+    self._update_map(path)
     numbers = {"answer": int(now.argmax()), "probability": float(now[given]), "neurons_off": len(self.off), **(found or dict.fromkeys(self.offered))}
-    return (f"Example <b>{i}</b>, labelled <b>{_label(train, i)}</b>, is answered <b>{classes[int(now.argmax())]}</b>; its label has probability <b>{now[given]:.3f}</b>, "
+    return (f"Example <b>{i}</b>, labelled <b>{html.escape(_label(train, i))}</b>, is answered <b>{html.escape(classes[int(now.argmax())])}</b>; its label has probability <b>{now[given]:.3f}</b>, "
             f"{len(self.off)} neurons off:&emsp;" + _says(**{g: (found or {}).get(g) for g in self.offered})
             + f"&emsp;{html.escape(self.sentence)}"), numbers
 
@@ -671,7 +685,7 @@ def _update(self: DropoutExplorer):
     if answers is None: return f"No network with p_gen {self.p_gen} and p_mem {self.p_mem} has been trained: choose another pair, or train this one with sweep", {}
     return f"p_gen <b>{self.p_gen}</b>, p_mem <b>{self.p_mem}</b>, mode <b>{self.mode.replace('_', ' and ')}</b>:&emsp;" + _says(**{g: numbers[g] for g in self.bars}), numbers
 
-# %% ../nbs/13_explorer.ipynb #22258e3b
+# %% ../nbs/13_explorer.ipynb #2c662e13
 class PatternExplorer(Explorer):
     "Watch a pattern that a network wants to see grow out of a generator, and what another network says of it (Gu & Tresp 2019, section 3)."
     network, other, label, start, step = (traitlets.Any() for _ in range(5))
@@ -706,12 +720,12 @@ class PatternExplorer(Explorer):
         self.label, self.start = map(int, np.unravel_index(grown.argmax(), grown.shape))
         self.network, self.other, self.step = names[0], names[-1], kept[-1]
         self._lay_out()
-        narrow = {"width": "200px"}
-        self._end([_control(self, "network", "network", kind=widgets.Dropdown, layout=narrow), _control(self, "label", "class", list(zip(self.classes, self.choices["label"])), widgets.Dropdown, layout={"width": "140px"}),
-                   _control(self, "start", "start", layout={"width": "240px"}), _control(self, "other", "compare with", kind=widgets.Dropdown, layout=narrow)],
+        narrow = {"width": "190px"}
+        self._end([_control(self, "network", "network", kind=widgets.Dropdown, layout=narrow), _control(self, "label", "class", list(zip(self.classes, self.choices["label"])), widgets.Dropdown, layout={"width": "130px"}),
+                   _control(self, "start", "start", layout={"width": "220px"}), _control(self, "other", "compare with", kind=widgets.Dropdown, layout={"width": "230px"})],
                   [_control(self, "step", "step", layout={"width": "420px"}), _player(self, "step", 250)])
 
-# %% ../nbs/13_explorer.ipynb #58171962
+# %% ../nbs/13_explorer.ipynb #e28b1fda
 @patch
 @styled
 def _lay_out(self: PatternExplorer):
@@ -719,7 +733,7 @@ def _lay_out(self: PatternExplorer):
     kept, each = self.choices["step"], .38
     grid = self.figure.add_gridspec(2, 3, height_ratios=[2.2, 1], width_ratios=[1, 1.5, 1.3])
     picture, bars, course = (self.figure.add_subplot(grid[0, k]) for k in range(3))
-    self.shades = {"network": "k", "other": "#CC79A7"}
+    self.shades = {"network": colors["other"], "other": "#CC79A7"}
     self.image = picture.imshow(_rgb(self.ways[self.network][0, 0, 0]), interpolation="nearest")
     picture.axis("off")
     at = np.arange(len(self.classes))
@@ -762,5 +776,5 @@ def _update(self: PatternExplorer):
         self.lines[who].set_ydata(says[:, self.label])
         text.set_text(getattr(self, who))
         numbers[who] = float(says[k, self.label])
-    said = "&emsp;".join(f'<span style="color: {self.shades[who] if who == "other" else "currentColor"}">■</span>&thinsp;{html.escape(str(getattr(self, who)))} <b>{p:.3f}</b>' for who, p in numbers.items())
-    return f"What <b>{html.escape(str(self.network))}</b> wants to see for class <b>{name}</b>, after <b>{self.step}</b> steps; probability of that class:&emsp;{said}", numbers
+    said = "&emsp;".join(f'<span style="color: {self.shades[who]}">■</span>&thinsp;{html.escape(str(getattr(self, who)))} <b>{p:.3f}</b>' for who, p in numbers.items())
+    return f"What <b>{html.escape(str(self.network))}</b> wants to see for class <b>{html.escape(name)}</b>, after <b>{self.step}</b> steps:&emsp;{said}", numbers
