@@ -286,18 +286,16 @@ class RewindExplorer(Explorer):
         self._end([_control(self, "layer", "layer", kind=widgets.Dropdown, layout={"width": "150px"}), _control(self, "epoch", "back to epoch", layout={"width": "330px"}),
                    _player(self, "epoch"), _control(self, "show", "", kind=widgets.ToggleButtons)])
 
-# %% ../nbs/13_explorer.ipynb #1fba27d0
+# %% ../nbs/13_explorer.ipynb #dea87864
 @patch
 @styled
 def _lay_out(self: RewindExplorer, frame, span, columns):
     "What the picture consists of"
-    grid = self.figure.add_gridspec(3, 3, height_ratios=[2.2, 1, 1], width_ratios=[1, 1, .38])
-    maps = [self.figure.add_subplot(grid[0, 0])]
-    maps.append(self.figure.add_subplot(grid[0, 1], sharey=maps[0]))
+    grid = self.figure.add_gridspec(3, 2, height_ratios=[2.2, 1, 1], width_ratios=[1, .16])
+    maps = grid[0, 0].subgridspec(1, 2).subplots(sharey=True)
     plot_rewinding(frame, span, ax=maps)
-    maps[1].tick_params(labelleft=False)
     self.marks = [ax.add_patch(Rectangle((0, 0), 1, 1, **_outline)) for ax in maps]
-    bars = self.figure.add_subplot(grid[0, 2], ylim=(0, 1.15), title="Accuracy")
+    bars = self.figure.add_subplot(grid[0, 1], ylim=(0, 1.15), title="Accuracy")
     self.bars = bars.bar(["clean", "noisy"], [0, 0], color=[colors["clean"], colors["noisy"]])
     self.values = [bars.text(k, 0, "", ha="center", va="bottom", fontsize=9) for k in range(2)]
     self.galleries = {g: Gallery(self.figure.add_subplot(grid[k, :]), self.train, columns, colors[g]) for k, g in ((1, "clean"), (2, "noisy"))}
@@ -685,7 +683,7 @@ def _update(self: DropoutExplorer):
     if answers is None: return f"No network with p_gen {self.p_gen} and p_mem {self.p_mem} has been trained: choose another pair, or train this one with sweep", {}
     return f"p_gen <b>{self.p_gen}</b>, p_mem <b>{self.p_mem}</b>, mode <b>{self.mode.replace('_', ' and ')}</b>:&emsp;" + _says(**{g: numbers[g] for g in self.bars}), numbers
 
-# %% ../nbs/13_explorer.ipynb #2c662e13
+# %% ../nbs/13_explorer.ipynb #45743460
 class PatternExplorer(Explorer):
     "Watch a pattern that a network wants to see grow out of a generator, and what another network says of it (Gu & Tresp 2019, section 3)."
     network, other, label, start, step = (traitlets.Any() for _ in range(5))
@@ -697,12 +695,12 @@ class PatternExplorer(Explorer):
         classes: list | None = None,   # names of the classes; their numbers if None
         starts: int = 6,            # random starts
         steps: int = 300,           # of the ascent
-        frames: int = 13,           # pictures of it, the first and the last included
+        frames: int = 13,           # pictures of it, close together at first, when most happens
         seed: int = 0,              # of the starts
         progress: bool = True,      # show progress bars while all patterns are grown
     ):
         if not networks: raise InputError("no networks were given: give at least one, as {name: network}")
-        where, kept = next(generator.parameters()).device, sorted({round(k) for k in np.linspace(0, steps, frames)})
+        where, kept = next(generator.parameters()).device, sorted({round(steps * t**2) for t in np.linspace(0, 1, frames)})
         networks = {name: copy.deepcopy(net).to(where).eval() for name, net in networks.items()}
         self.ways, self.says, sizes = {}, {}, {}
         for name, net in networks.items():
