@@ -6,7 +6,7 @@
 __all__ = ['Picture', 'Explorer', 'Gallery', 'RewindExplorer', 'GradientExplorer', 'NeuronExplorer', 'DropoutExplorer',
            'PatternExplorer']
 
-# %% ../nbs/13_explorer.ipynb #5f60ebd5
+# %% ../nbs/13_explorer.ipynb #2fe96523
 import base64, copy, functools, html, io, threading
 from pathlib import Path
 
@@ -20,8 +20,9 @@ from fastcore.basics import patch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.font_manager import findfont
 from matplotlib.patheffects import withStroke
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -56,10 +57,10 @@ class Picture(anywidget.AnyWidget):
     png = traitlets.Bytes().tag(sync=True)
     alt = traitlets.Unicode().tag(sync=True)
 
-# %% ../nbs/13_explorer.ipynb #7079edbd
+# %% ../nbs/13_explorer.ipynb #386b28ed
 class Explorer(widgets.VBox):
     "What the explorers share: a `state` that can be read and set, `numbers` that belong to it, and a picture of both."
-    error, numbers, clicks, choices, jobs, worker, waiting, live, background = "", {}, {}, {}, {}, None, False, (), None
+    error, numbers, clicks, choices, jobs, worker, waiting, live, background, galleries = "", {}, {}, {}, {}, None, False, (), None, {}
 
     @property
     def state(self) -> dict:
@@ -88,7 +89,7 @@ class Explorer(widgets.VBox):
         if self.error: return {"text/plain": self.error, **{k: v for k, v in data.items() if k != "text/plain"}}
         return {**data, "image/png": base64.b64encode(self.picture.png).decode()}
 
-# %% ../nbs/13_explorer.ipynb #afab395d
+# %% ../nbs/13_explorer.ipynb #6ca6f0c1
 @patch
 @styled
 def _begin(self: Explorer, size, **choices):
@@ -122,7 +123,9 @@ def draw(self: Explorer):
             self.background = canvas.copy_from_bbox(self.figure.bbox)
         canvas.restore_region(self.background)
         for artist in self.live: artist.axes.draw_artist(artist)
-        Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").save(png, "png", compress_level=3)
+        image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+        for gallery in self.galleries.values(): gallery.write(image)
+        image.save(png, "png", compress_level=3)
         alt = ", ".join(f"{k} {v:.3f}" if k in self.numbers and isinstance(v, float) else f"{k} {v}" for k, v in {**self.state, **self.numbers}.items())
         with self.picture.hold_sync(): self.picture.alt, self.picture.png = alt, png.getvalue()
         self.caption.value = said
@@ -209,7 +212,7 @@ def _run(run):
     "A run, given as one or as its folder"
     return run if isinstance(run, Run) else Run(run)
 
-# %% ../nbs/13_explorer.ipynb #040c0571
+# %% ../nbs/13_explorer.ipynb #50fddafd
 def _rgb(x): return np.broadcast_to(x.permute(1, 2, 0).cpu().numpy(), (*x.shape[1:], 3))
 
 def _groups(examples):
@@ -225,32 +228,38 @@ def _label(examples, i):
 
 class Gallery:
     "A row of examples in `ax`, framed in a colour, with lines of text below each."
+    font = ImageFont.truetype(findfont("DejaVu Sans"), 10)
     def __init__(self, ax, examples, columns, color, lines=2):
         h, w = examples.x.shape[2:]
-        self.ax, self.examples, self.color, self.edge, self.index = ax, examples, color, max(1, h // 16), []
+        self.ax, self.examples, self.color, self.columns, self.edge, self.index, self.lines = ax, examples, color, columns, max(1, h // 16), [], []
         self.high, self.wide = h + 2 * self.edge, round(1.25 * (w + 2 * self.edge))
         self.blank = np.full((round(self.high * (1 + .19 * lines)), self.wide * columns, 3), 255, np.uint8)
         self.image = ax.imshow(self.blank, interpolation="nearest")
-        self.texts = [ax.text(self.wide * k + w / 2 + self.edge, self.high, "", fontsize=7, ha="center", va="top") for k in range(columns)]
         self.title = ax.set_title("", fontsize=9, loc="left", color=color)
         self.ring = ax.add_patch(Rectangle((0, -.5), w + 2 * self.edge, self.high, visible=False, **_outline | {"clip_on": False}))
         ax.axis("off")
         ax.set_anchor("W")
 
     @property
-    def live(self): return [self.image, *self.texts, self.title]
+    def live(self): return [self.image, self.title]
 
     def show(self, index, lines, title=""):
         "These examples, by index, with a text for each; as many as there is room for."
         self.title.set_text(title)
-        self.index, pixels, e = list(index)[:len(self.texts)], self.blank.copy(), self.edge
+        self.index, self.lines, pixels, e = list(index)[:self.columns], list(lines), self.blank.copy(), self.edge
         for k, i in enumerate(self.index):
             image = _rgb(self.examples.x[i])
             here = pixels[:self.high, self.wide * k:self.wide * k + image.shape[1] + 2 * e]
             here[:] = np.array([int(self.color[j:j + 2], 16) for j in (1, 3, 5)], np.uint8)
             here[e:-e, e:-e] = image
         self.image.set_data(pixels)
-        for text, line in zip(self.texts, [*lines, *[""] * len(self.texts)]): text.set_text(line)
+
+    def write(self, image):
+        "The texts, into a picture of the whole figure."
+        pen, middle = ImageDraw.Draw(image), (self.high - 1) / 2
+        for k, line in enumerate(self.lines[:len(self.index)]):
+            x, y = self.ax.transData.transform((self.wide * k + middle, self.high))
+            pen.multiline_text((x, image.height - y), line, "black", self.font, "ma", 1, "center")
 
     def mark(self, i):
         "Draw a frame around an example, if it is among them."
@@ -286,7 +295,7 @@ class RewindExplorer(Explorer):
         self._end([_control(self, "layer", "layer", kind=widgets.Dropdown, layout={"width": "150px"}), _control(self, "epoch", "back to epoch", layout={"width": "330px"}),
                    _player(self, "epoch"), _control(self, "show", "", kind=widgets.ToggleButtons)])
 
-# %% ../nbs/13_explorer.ipynb #dea87864
+# %% ../nbs/13_explorer.ipynb #f7a3d0c4
 @patch
 @styled
 def _lay_out(self: RewindExplorer, frame, span, columns):
@@ -316,7 +325,7 @@ def _update(self: RewindExplorer):
         value.set(text="" if accuracy != accuracy else f"{accuracy:.2f}", y=bar.get_height())
         index, gallery = np.flatnonzero(shown & mine), self.galleries[group]
         title = f"{group}: {self.show} {len(index)} of {int((before & mine).sum())}"
-        gallery.show(index, [_label(self.train, i) for i in index[:len(gallery.texts)]], title)
+        gallery.show(index, [_label(self.train, i) for i in index[:gallery.columns]], title)
         numbers |= {group: float(accuracy), f"{group}_{self.show}": len(index)}
     return f"<b>{self.layer}</b> put back to epoch <b>{self.epoch}</b>:&emsp;" + _says(clean=cell.clean, noisy=cell.noisy), numbers
 
@@ -631,7 +640,7 @@ class DropoutExplorer(Explorer):
         self._end([_control(self, "p_gen", "p_gen", layout={"width": "260px"}), _control(self, "p_mem", "p_mem", layout={"width": "260px"}),
                    _control(self, "mode", "", mode, widgets.ToggleButtons, layout={"width": "auto"})])
 
-# %% ../nbs/13_explorer.ipynb #409177c0
+# %% ../nbs/13_explorer.ipynb #02ff355f
 @patch
 @styled
 def _lay_out(self: DropoutExplorer, columns):
@@ -678,7 +687,7 @@ def _update(self: DropoutExplorer):
         now = answers[self.mode].values if answers is not None else None
         index = np.flatnonzero((now != answers["own"].values) & mine) if answers is not None else []
         title = f"{group}: {len(index)} of {int(mine.sum())} are answered otherwise than in mode own"
-        self.galleries[group].show(index, [f"{_label(self.train, i)}\nnow {classes[now[i]]}" for i in index[:len(self.galleries[group].texts)]], title)
+        self.galleries[group].show(index, [f"{_label(self.train, i)}\nnow {classes[now[i]]}" for i in index[:self.galleries[group].columns]], title)
         numbers[f"{group}_changed"] = len(index)
     if answers is None: return f"No network with p_gen {self.p_gen} and p_mem {self.p_mem} has been trained: choose another pair, or train this one with sweep", {}
     return f"p_gen <b>{self.p_gen}</b>, p_mem <b>{self.p_mem}</b>, mode <b>{self.mode.replace('_', ' and ')}</b>:&emsp;" + _says(**{g: numbers[g] for g in self.bars}), numbers
