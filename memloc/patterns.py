@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['pattern_scales', 'dcgan_generator', 'dcgan_discriminator', 'samples', 'diversity', 'Gan', 'fit_dcgan', 'PatternScale',
-           'plot_samples', 'Patterns', 'maximize', 'plot_patterns']
+           'plot_samples', 'Patterns', 'maximize', 'probabilities', 'plot_patterns']
 
 # %% ../nbs/09_patterns.ipynb #2c2cc4c8
 import copy, warnings
@@ -204,7 +204,7 @@ def plot_samples(
         ax.set_title(f"after {gan.history.step[leg - 1]} steps" if leg else "before", loc="center")
     return grid
 
-# %% ../nbs/09_patterns.ipynb #5031bb17
+# %% ../nbs/09_patterns.ipynb #4e2c38c9
 class Patterns(NamedTuple):
     "Pictures that maximize a network's classes; P = classes x starts, class by class."
     classes: Tensor            # (P,) which class each maximizes
@@ -213,6 +213,7 @@ class Patterns(NamedTuple):
     images: Tensor             # (P, C, H, W) in [0, 1]
     confidence_before: Tensor  # (P,) the network's probability of that class at the start
     confidence_after: Tensor   # (P,) and at the end
+    way: Tensor = torch.empty(0)   # (kept steps, P, C, H, W) in [0, 1]: the pictures on the way there, where steps were kept
 
 def _fixed(net):
     "A copy of a network in eval mode whose parameters need no gradients, laid out for speed"
@@ -234,7 +235,7 @@ def _start(f, generator, classes, starts, seed):
     if wrong: raise InputError(f"there is no class {', '.join(map(str, wrong))}: the network's classes are 0 to {logits.shape[1] - 1}")
     return z, pictures, logits
 
-# %% ../nbs/09_patterns.ipynb #e143b3a6
+# %% ../nbs/09_patterns.ipynb #4df86c74
 def maximize(
     f: nn.Module,             # a network; left as it was
     generator: nn.Module,     # (N, z) to images that the network takes, on the same device; left as it was
@@ -245,6 +246,7 @@ def maximize(
     seed: int = 0,            # of the starts
     precision: str = "auto",  # of the ascent, as in `Recipe`; confidences are computed in the networks' own precision
     progress: bool = True,    # show a progress bar
+    keep=(),                  # steps, 0 to `steps`, after which to keep the pictures
 ) -> Patterns:
     "Gradient ascent on z of a network's class logit through a fixed generator, from all starts at once (Gu & Tresp 2019, section 3)."
     classes, f, generator = [int(c) for c in classes], _fixed(f), _fixed(generator)
@@ -253,15 +255,29 @@ def maximize(
     target = torch.tensor(classes, device=z.device).repeat_interleave(starts)
     sure = lambda logits: logits.float().softmax(1).gather(1, target[:, None])[:, 0]
     confidence, z, using = sure(logits.repeat(len(classes), 1)), z.repeat(len(classes), 1), choose_precision(precision, z.device)
-    for _ in tqdm(range(steps), desc="maximizing", disable=not progress):
+    at = {0: z}
+    for step in tqdm(range(1, steps + 1), desc="maximizing", disable=not progress):
         z.requires_grad_()
         with autocast(z.device, using): logits = f(generator(z))
         z = z.detach() + lr * torch.autograd.grad(logits.gather(1, target[:, None]).sum(), z)[0]
+        if step in keep: at[step] = z
     with torch.no_grad():
         pictures = generator(z)
         after = sure(f(pictures))
+        way = torch.stack([generator(at[k].detach()) for k in keep]) if len(keep) else torch.empty(0)
     if not z.isfinite().all(): raise Diverged(f"the ascent left all bounds: try a smaller lr (now {lr})")
-    return Patterns(target, z, before, pictures, confidence, after)
+    return Patterns(target, z, before, pictures, confidence, after, way)
+
+def probabilities(
+    f: nn.Module,      # a network; left as it was
+    pictures: Tensor,  # (..., C, H, W) in [0, 1]
+) -> Tensor:           # (..., classes)
+    "What a network in eval mode says of pictures."
+    was, lead = f.training, pictures.shape[:-3]
+    f.eval()
+    try:
+        with torch.no_grad(): return torch.cat([f(x).float().softmax(1) for x in pictures.reshape(-1, *pictures.shape[-3:]).split(500)]).view(*lead, -1)
+    finally: f.train(was)
 
 # %% ../nbs/09_patterns.ipynb #0bc13290
 @styled

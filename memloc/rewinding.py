@@ -27,7 +27,7 @@ def _same_again(replay, predict, owners):
                 raise InputError(f"{type(replay.model).__name__} answers otherwise when {layer} runs a second time, so it cannot be rewound: "
                                  "make it do the same in eval mode each time (nothing drawn at random, nothing counted)")
 
-# %% ../nbs/04_rewinding.ipynb #70603970
+# %% ../nbs/04_rewinding.ipynb #db8f1418
 takes = ("weights", "parameters", "all")
 
 def _taken(model, layer, take):
@@ -47,6 +47,7 @@ def rewind(
     batch: int = 500,            # examples a pass
     precision: str = "auto",     # as in `Recipe`
     progress: bool = True,       # show a progress bar
+    examples: bool = False,      # say which examples are right as well, in a column `right` of (N,) bool arrays
 ) -> pd.DataFrame:               # a row a cell: layer, epoch, clean, noisy (accuracies in [0, 1])
     """Accuracy on clean and noisy training examples with one layer at a time put back to an earlier epoch, the rest as it
     ended (Maini et al. 2023, section 3.2). `InputError` for another training set, and for layers and epochs that do not exist."""
@@ -82,7 +83,8 @@ def rewind(
     finally: replay.close()
     mean = lambda group: right[..., group].double().mean(-1).flatten().tolist()
     grid = pd.MultiIndex.from_product([layers, epochs], names=["layer", "epoch"]).to_frame(index=False)
-    return grid.assign(clean=mean(~train.noisy), noisy=mean(train.noisy))
+    which = {"right": list(right.flatten(0, 1).cpu().numpy())} if examples else {}
+    return grid.assign(clean=mean(~train.noisy), noisy=mean(train.noisy), **which)
 
 # %% ../nbs/04_rewinding.ipynb #d194fdf8
 @styled
