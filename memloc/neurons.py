@@ -195,7 +195,7 @@ def accuracy_after(
     return pd.DataFrame([{"index": index, "noisy": group.noisy.iloc[0], "removed": len(group), "flipped": bool(group.flipped.iloc[-1]),
                           "clean_after": clean, "noisy_after": noisy} for (index, group), clean, noisy in zip(groups, *means)])
 
-# %% ../nbs/06_neurons.ipynb #c591c524
+# %% ../nbs/06_neurons.ipynb #0f94a410
 def _without(gates, sets, where):
     "Gates (sets, neurons) with the neurons of each set off; `InputError` for a neuron that is not there"
     column = {name: i for i, name in enumerate(gates.names)}
@@ -231,7 +231,7 @@ def accuracy_without(
     precision: str = "auto",  # as in `Recipe`
 ) -> dict:                    # {"clean", "noisy"} where truth is known, else {"all"}; None for a group without examples
     "Accuracy on training examples with a set of neurons off."
-    where, was, few = next(model.parameters()).device, model.training, _measured(train, examples)
+    where, was, few = next(model.parameters()).device, model.training, sample(train, min(examples, len(train)))
     model.eval()
     try:
         with torch.no_grad(), Gates(model) as gates, autocast(where, choose_precision(precision, where)):
