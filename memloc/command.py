@@ -21,7 +21,7 @@ from .models import resnet9
 from .study import study, study_networks, study_probes, study_story, summarise
 from .training import Diverged, write
 
-# %% ../nbs/command.ipynb #fe6dbc94
+# %% ../nbs/command.ipynb #720a9494
 _examples = {
     "study": """examples:
   memloc study                                        digits, a few minutes on two cores, into runs/digits
@@ -36,7 +36,8 @@ _examples = {
   memloc dropout --data mnist --examples 10000 --p-gen 0.3 --width 0.5 --epochs 20""",
     "dissect": """examples:
   memloc dissect                                      digits, some minutes on two cores, into runs/digits-dissected
-  memloc dissect --data mnist --examples 10000 --networks 3
+  memloc dissect --data mnist --examples 10000 --networks 3 --epochs 60
+  memloc dissect --data cifar10 --examples 2000 --width 1 --others --noise      what matters most, with the paper's VGG11, without a GPU
   memloc dissect --data cifar10 --preset paper        the paper's own sizes; wants a GPU
   memloc dissect --seeds 0 1 2                        three seeds, and one report with the spread""",
     "audit": """examples:
@@ -106,20 +107,25 @@ def _dropout(a):
         print(*dropout_story(results, json.loads((out / f"noise-{results['noise'][0]}/plain-network/run.json").read_text())["data"]["examples"]), sep="\n")
     _end(out)
 
-# %% ../nbs/command.ipynb #af344b9e
+# %% ../nbs/command.ipynb #42eca224
 def _dissect_options(p):
     _data_options(p)
     p.add_argument("--networks", type=int, metavar="N", help="VGG11s of each kind of labels that are laid over each other (default: what the preset says)")
+    p.add_argument("--others", nargs="*", default=["vgg13", "resnet32"], metavar="NETWORK", help="networks of another make to compare a VGG11 with; none for none (default: vgg13 resnet32)")
+    p.add_argument("--noise", type=float, nargs="*", default=[0., .2, .4, .6, .8, 1.], help="fractions of labels drawn anew, for the step from learning to memorizing; none to leave it out (default: 0 0.2 0.4 0.6 0.8 1)")
+    p.add_argument("--width", type=float, help="factor for VGG11's channels; the others go in proportion (default: what the preset says)")
+    p.add_argument("--epochs", type=int, help="of training (default: what the preset says)")
+    p.add_argument("--longer", type=int, metavar="N", help="times as many epochs with augmentation (default: what the preset says)")
     p.add_argument("--unfitted", action="store_true", help="go on with networks that never reached 100%% on their training set")
     _seed_options(p, "random labels, networks, generator and starts")
     _out_option(p, "runs/DATA-dissected")
 
 def _dissect(a):
-    out, settings = _out(a, "-dissected"), _given(a, "data", "examples", "preset", "networks", "unfitted")
+    out, settings = _out(a, "-dissected"), _given(a, "data", "examples", "preset", "networks", "others", "noise", "width", "epochs", "longer", "unfitted")
     if a.seeds: summarise_dissections(a.seeds, out, **settings)
     else:
         results = dissect(seed=a.seed, out=out, **settings)
-        print(*dissect_story(results, json.loads((out / "networks/vgg11-0-random-1/run.json").read_text())["data"]["examples"]), sep="\n")
+        print(*dissect_story(results), sep="\n")
     _end(out)
 
 # %% ../nbs/command.ipynb #4712d017

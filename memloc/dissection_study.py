@@ -21,15 +21,28 @@ from .page import as_png, check_seeds, claim, percent, run_parts, spread_of, wri
 from .patterns import Gan, Patterns, fit_dcgan, maximize, pattern_scales, plot_patterns, plot_samples
 from .training import choose_precision, device, fit, write
 
-# %% ../nbs/12b_dissection_study.ipynb #bdc02f42
+# %% ../nbs/12b_dissection_study.ipynb #15c5f505
+def _scale(size, settings):
+    "The preset's, but for what was set otherwise"
+    scale, (width, epochs, longer) = scales[size], (settings[k] for k in ("width", "epochs", "longer"))
+    if width is not None: scale = replace(scale, width={kind: width * w / scale.width["vgg11"] for kind, w in scale.width.items()})
+    if epochs is not None: scale = replace(scale, recipe=replace(scale.recipe, epochs=epochs))
+    return scale if longer is None else replace(scale, longer=longer)
+
 class _Dissection:
     "What the parts of a dissection share; each is made when first asked for, and kept on the disk"
     def __init__(self, settings, out, progress):
         size = training.preset(settings["preset"]).name
-        self.scale, self.ascent, self.gan_scale = scales[size], pattern_scales[size].ascent, pattern_scales[size].gan
+        self.scale, self.ascent, self.gan_scale = _scale(size, settings), pattern_scales[size].ascent, pattern_scales[size].gan
+        self.others, self.noises = settings["others"], settings["noise"]
         self.seed, self.out, self.progress, self.anyway = settings["seed"], out, progress, settings["unfitted"]
         self.networks = self.scale.seeds if settings["networks"] is None else settings["networks"]
         if self.networks < 2: raise InputError(f"{self.networks} networks have no spread: give 2 or more")
+        unknown = [o for o in self.others if o not in networks or o == "vgg11"]
+        if unknown: raise InputError(f"{', '.join(map(str, unknown))} cannot be compared with a VGG11: choose among {', '.join(k for k in networks if k != 'vgg11')}")
+        if not all(0 <= n <= 1 for n in self.noises): raise InputError(f"the noises {', '.join(map(str, self.noises))} are not all fractions: give numbers from 0 to 1")
+        for name in ("width", "longer"):
+            if settings[name] is not None and settings[name] <= 0: raise InputError(f"{name} is {settings[name]}: give a factor above 0")
         train, self.test = load(settings["data"])
         most = min(self.scale.examples or len(train), len(train))
         self.truth = sample(train if train.y_true is None else replace(train, y=train.y_true), most if settings["examples"] is None else settings["examples"])
@@ -42,11 +55,12 @@ class _Dissection:
     def labels(self, noise): return randomize_labels(self.truth, noise, self.seed) if noise else self.truth
 
     def run(self, noise, k=0, kind="vgg11", decay=False, augment=None, observers=()):
-        "Network k of a kind on labels of which a fraction was drawn anew, trained"
+        "Network k of a kind on labels of which a fraction was drawn anew, trained; measured each epoch if it is watched"
         recipe = replace(self.scale.recipe, seed=100 * self.seed + k, weight_decay=self.scale.recipe.weight_decay if decay else 0., augment=augment,
                          epochs=self.scale.recipe.epochs * (self.scale.longer if augment else 1))
         net = networks[kind](self.truth.x.shape[1], len(self.classes), self.scale.width[kind], recipe.seed)
-        return fit(net, self.labels(noise), self.test, recipe, self.out / "networks" / self.name(noise, k, kind, decay, augment), observers, self.progress)
+        return fit(net, self.labels(noise), self.test, recipe, self.out / "networks" / self.name(noise, k, kind, decay, augment), observers, self.progress,
+                   every=1 if observers else recipe.epochs)
 
     def name(self, noise, k=0, kind="vgg11", decay=False, augment=None):
         return f"{kind}-{k}-random-{noise:g}{'-decay' * decay}{'-augmented' * bool(augment)}"
@@ -70,7 +84,7 @@ class _Dissection:
         "Dist of networks 0 and 1, which differ in their seed"
         return dissimilarity(self.network(noise, **how), self.network(noise, 1, **how), self.patterns(noise, **how).images)
 
-# %% ../nbs/12b_dissection_study.ipynb #4b30126f
+# %% ../nbs/12b_dissection_study.ipynb #77e325b9
 _kinds = {"true": dict(noise=0, decay=True), "random": dict(noise=1)}     # as in the paper: weight decay with true labels alone
 
 def _fitting_part(d):
@@ -95,7 +109,7 @@ def _patterns_part(d):
 
 def _dissimilarity_part(d):
     "Equation 2: against another seed and other networks; on test images; and what weight decay and augmentation change"
-    others = {"vgg11_other_seed": dict(k=1), "vgg13": dict(kind="vgg13"), "resnet32": dict(kind="resnet32")}
+    others = {"vgg11_other_seed": dict(k=1)} | {kind: dict(kind=kind) for kind in d.others}
     def against(how, pictures): return {name: dissimilarity(d.network(**how), d.network(**how, **other), pictures) for name, other in others.items()}
     section = {labels: against(how, d.patterns(**how).images) for labels, how in _kinds.items()}
     section["on_test_images"] = {labels: against(how, d.test.x) for labels, how in _kinds.items()}
@@ -107,7 +121,7 @@ def _dissimilarity_part(d):
             for labels in _kinds for name, v in each[labels].items()]
     return {"dissimilarity": section}, {"dissimilarity": pd.DataFrame(rows)}
 
-# %% ../nbs/12b_dissection_study.ipynb #b23cd0e1
+# %% ../nbs/12b_dissection_study.ipynb #88b1bb39
 def _agreement_part(d):
     "How often two networks, and a network and the nearest neighbour, name the same class"
     def shares(how):
@@ -119,13 +133,12 @@ def _agreement_part(d):
 
 def _noise_part(d):
     "Dist of two seeds against the fraction of labels drawn anew; all without weight decay"
-    noise = [0., .2, .4, .6, .8, 1.]
-    frame = pd.DataFrame([{"noise": n, **d.pair(n)} for n in noise])
-    return {"by_noise": {"noise": noise, "dissimilarity": frame["mean"].tolist()}}, {"by_noise": frame}
+    frame = pd.DataFrame([{"noise": n, **d.pair(n)} for n in d.noises])
+    return {"by_noise": {"noise": list(d.noises), "dissimilarity": frame["mean"].tolist()}}, {"by_noise": frame}
 
 _dissected = {"fitting": _fitting_part, "patterns": _patterns_part, "dissimilarity": _dissimilarity_part, "agreement": _agreement_part, "by_noise": _noise_part}
 
-# %% ../nbs/12b_dissection_study.ipynb #5318d0dc
+# %% ../nbs/12b_dissection_study.ipynb #74cef748
 def dissect(
     data: str = "digits",          # as for `load`
     examples: int | None = None,   # training examples, drawn at random; the preset's number if None
@@ -133,6 +146,11 @@ def dissect(
     seed: int = 0,                 # of the random labels, the networks, the generator and the starts
     out: str | Path | None = None, # folder; runs/<data>-dissected if None
     networks: int | None = None,   # VGG11s of each kind of labels that are laid over each other, 2 or more; the preset's number if None
+    others: tuple = ("vgg13", "resnet32"),       # networks of another make to compare a VGG11 with
+    noise: tuple = (0., .2, .4, .6, .8, 1.),     # fractions of labels drawn anew, for the step from learning to memorizing; empty to leave it out
+    width: float | None = None,    # of VGG11, as in `vgg11`, the others in proportion; the preset's if None
+    epochs: int | None = None,     # of training; the preset's if None
+    longer: int | None = None,     # times as many epochs with augmentation; the preset's number if None
     unfitted: bool = False,        # go on with networks that never reached 100% on their training set
     progress: bool = True,         # show progress bars
 ) -> dict:                         # what results.json holds
@@ -141,15 +159,18 @@ def dissect(
     A dissection that was stopped goes on. Raises `InputError` for wrong input, before anything is written, and for a network that
     does not fit its labels, after what was computed is written."""
     size = training.preset(preset)
-    settings = {"data": str(data), "examples": examples, "preset": size.name, "seed": seed, "networks": networks}
+    settings = {"data": str(data), "examples": examples, "preset": size.name, "seed": seed, "networks": networks, "others": list(others),
+                "noise": list(noise), "width": width, "epochs": epochs, "longer": longer}
     out = Path("runs") / f"{Path(data).stem}-dissected" if out is None else Path(out)
     this = _Dissection(settings | {"unfitted": unfitted}, out, progress)
     claim(out, "dissect", settings | {"fingerprint": this.truth.fingerprint, "test": this.test.fingerprint})
-    found = run_parts(_dissected, _dissected, this, out, {k: settings[k] for k in ("data", "preset", "seed")}, lambda: choose_precision(this.scale.recipe.precision, device()))
+    head = {k: settings[k] for k in ("data", "preset", "seed")} | {"examples": len(this.truth), "networks": this.networks, "width": this.scale.width["vgg11"], "epochs": this.scale.recipe.epochs}
+    wanted = [p for p in _dissected if noise or p != "by_noise"]
+    found = run_parts(_dissected, wanted, this, out, head, lambda: choose_precision(this.scale.recipe.precision, device()))
     _dissect_report(out, this, found)
     return found
 
-# %% ../nbs/12b_dissection_study.ipynb #10d54def
+# %% ../nbs/12b_dissection_study.ipynb #d1b52397
 _dissect_figures = {
     "fitting": ("Fitting true labels, and fitting random ones",
         "Accuracy after each epoch on the training and the test set, and how strongly the loss of a training example depends on its pixels. The shaded epochs "
@@ -168,11 +189,11 @@ _dissect_figures = {
     "by_noise": ("From learning to memorizing",
         "The same between two seeds of VGG11, for training sets of which a growing part has random labels.")}
 
-def dissect_story(r, n):
+def dissect_story(r):
     "What was found, in sentences, from results"
     f, p, d = r["fitting"], r["patterns"], r["dissimilarity"]
     end = lambda labels, what: percent(f[labels][what][-1])
-    yield f"{n:,} training examples of {Path(r['data']).stem}, once with their true labels and once with labels drawn anew from all classes."
+    yield f"{r['examples']:,} training examples of {Path(r['data']).stem}, once with their true labels and once with labels drawn anew from all classes."
     yield (f"A VGG11 ends with {end('true', 'train')} of the true training labels and {end('true', 'test')} of the test pictures right; with random labels, "
            f"with {end('random', 'train')} and {end('random', 'test')}. Hunting lasts to epoch {f['true']['hunting_ends_at'][0]} with true labels and to epoch {f['hunting_ends_at']} with random ones.")
     yield (f"The input-gradient magnitude of networks that differ in their seed has a relative spread of {f['spread']['true']:.2f} with true labels and of {f['spread']['random']:.2f} with random ones.")
@@ -186,7 +207,7 @@ def dissect_story(r, n):
     reached = d["random_with_augmentation"]["train"]
     if reached < 1: yield f"The augmented network got {percent(reached)} of its random labels right at best, so that its figure is that of a network which had not memorized all."
 
-# %% ../nbs/12b_dissection_study.ipynb #5c3dfde1
+# %% ../nbs/12b_dissection_study.ipynb #8f3f33c4
 def _dissect_report(out, this, results):
     "Draw a dissection's figures and write its report"
     fitting, patterns = pd.read_csv(out / "fitting.csv"), {labels: this.patterns(**how) for labels, how in _kinds.items()}
@@ -196,14 +217,15 @@ def _dissect_report(out, this, results):
              "samples": lambda: plot_samples(this.gan()),
              **{f"patterns_{labels}": lambda labels=labels: plot_patterns(patterns[labels]) for labels in _kinds},
              "dissimilarity": lambda: plot_dissimilarity(pd.read_csv(out / "dissimilarity.csv")), "by_noise": lambda: plot_noise(pd.read_csv(out / "by_noise.csv"))}
+    if "by_noise" not in results: del plots["by_noise"]
     pngs = {name: as_png(plot()) for name, plot in plots.items()}
     agree = [("", "patterns", "test images"), *((f"{labels} labels, {name.replace('_', ' ')}", f"{v['patterns']:.2f}", f"{v['test_images']:.2f}")
              for labels, each in results["agreement"].items() for name, v in each.items())]
-    facts = [*((k, results[k]) for k in ("preset", "seed")), ("training examples", f"{len(this.truth):,}"), ("networks of each kind", this.networks), *results["environment"].items()]
-    write_page(out, f"Learned or memorized? {Path(results['data']).stem}", dissect_story(results, len(this.truth)), pngs, _dissect_figures,
+    facts = [*((k, results[k]) for k in ("preset", "seed")), ("training examples", f"{results['examples']:,}"), ("networks of each kind", results["networks"]), ("width of VGG11", results["width"]), ("epochs", results["epochs"]), *results["environment"].items()]
+    write_page(out, f"Learned or memorized? {Path(results['data']).stem}", dissect_story(results), pngs, _dissect_figures,
                {"Share of pictures given the same class": agree, "How this was made": facts}, paper="Gu & Tresp, Neural Network Memorization Dissection, 2019")
 
-# %% ../nbs/12b_dissection_study.ipynb #2864dc5c
+# %% ../nbs/12b_dissection_study.ipynb #d4408ae7
 def summarise_dissections(
     seeds,            # one dissection for each
     out: str | Path,  # folder; each goes to seed-N in it
@@ -213,7 +235,7 @@ def summarise_dissections(
     out, seeds = Path(out), list(seeds)
     check_seeds(seeds, out, "dissect")
     results = [dissect(seed=s, out=out / f"seed-{s}", **settings) for s in seeds]
-    summary = {k: results[0][k] for k in ("data", "preset")} | {"seeds": seeds, **{k: spread_of([r[k] for r in results]) for k in _dissected}}
+    summary = {k: results[0][k] for k in ("data", "preset")} | {"seeds": seeds, **{k: spread_of([r[k] for r in results]) for k in _dissected if k in results[0]}}
     write(out / "summary.json", json.dumps(summary, indent=1))
     _dissections_report(out, summary)
     return summary

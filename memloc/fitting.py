@@ -20,7 +20,7 @@ from .models import batch_norms, resnet32, vgg11, vgg13
 from .style import axes, colors, styled
 from .training import Observer, Recipe, batches, images, overall
 
-# %% ../nbs/08_fitting.ipynb #42e9128b
+# %% ../nbs/08_fitting.ipynb #745a876f
 networks = {"vgg11": vgg11, "vgg13": vgg13, "resnet32": resnet32}
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Scale:
 _recipe = Recipe(epochs=100, batch=128, lr=0.01, peak=None, weight_decay=1e-4, keep=(-1,))
 scales = {
     "smoke": Scale(replace(_recipe, epochs=5, batch=32, precision="fp32"), dict(vgg11=.125, vgg13=.125, resnet32=.25), 100, 2, 1),
-    "laptop": Scale(replace(_recipe, epochs=50, precision="fp32"), dict(vgg11=.25, vgg13=.25, resnet32=.5), 600, 10, 6),
+    "laptop": Scale(replace(_recipe, epochs=50), dict(vgg11=.25, vgg13=.25, resnet32=.5), 600, 10, 6),
     "paper": Scale(_recipe, dict(vgg11=1., vgg13=1., resnet32=1.), None, 10, 3)}
 
 # %% ../nbs/08_fitting.ipynb #f6c10390
