@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['main']
 
-# %% ../nbs/command.ipynb #fdf42508
+# %% ../nbs/command.ipynb #6e397352
 import argparse, json, sys, warnings
 from pathlib import Path
 
@@ -16,12 +16,12 @@ from .bench import bench
 from .data import InputError
 from .dissection_study import dissect, dissect_story, summarise_dissections
 from .dropout import mask_memory, tie
-from .dropout_study import dropout, dropout_story, summarise_dropout
+from .dropout_study import dropout, dropout_story, rival_names, summarise_dropout
 from .models import resnet9
 from .study import study, study_networks, study_probes, study_story, summarise
-from .training import Diverged, write
+from .training import Diverged, augmentations, write
 
-# %% ../nbs/command.ipynb #720a9494
+# %% ../nbs/command.ipynb #e79d2125
 _examples = {
     "study": """examples:
   memloc study                                        digits, a few minutes on two cores, into runs/digits
@@ -33,7 +33,8 @@ _examples = {
                                                       some fifteen minutes on two cores
   memloc dropout --noise 0.1 --map-p-gen              the comparison alone, at one noise
   memloc dropout --data cifar10 --preset paper --seeds 0 1 2 --noise 0.1
-  memloc dropout --data mnist --examples 10000 --p-gen 0.3 --width 0.5 --epochs 20""",
+  memloc dropout --data mnist --examples 10000 --p-gen 0.3 --width 0.5 --epochs 20
+  memloc dropout --data cifar10 --noise 0.1 --augment crop+flip --rivals --map-p-gen     the plain and the tied network alone""",
     "dissect": """examples:
   memloc dissect                                      digits, some minutes on two cores, into runs/digits-dissected
   memloc dissect --data mnist --examples 10000 --networks 3 --epochs 60
@@ -86,7 +87,7 @@ def _study(a):
         print(*study_story(results, json.loads((out / "plain/run.json").read_text())["data"]["examples"]), sep="\n")
     _end(out)
 
-# %% ../nbs/command.ipynb #1760558a
+# %% ../nbs/command.ipynb #86b70a16
 def _dropout_options(p):
     _data_options(p)
     p.add_argument("--noise", type=float, nargs="+", default=[.1, .2, .4], help="fractions of labels to make wrong; the map is drawn at the first (default: 0.1 0.2 0.4)")
@@ -96,11 +97,13 @@ def _dropout_options(p):
     p.add_argument("--map-p-mem", type=float, nargs="*", default=[0., .05, .1, .2, .4], metavar="P", help="values for the map (default: 0 0.05 0.1 0.2 0.4)")
     p.add_argument("--width", type=float, help="factor for the network's channels (default: what the preset says)")
     p.add_argument("--epochs", type=int, help="of training (default: what the preset says)")
+    p.add_argument("--augment", help=f"training images: {' or '.join(augmentations)} (default: as they are)")
+    p.add_argument("--rivals", nargs="*", default=rival_names, metavar="RIVAL", help=f"what is compared besides the plain network; none for none (default: {' '.join(n.replace(' ', '-') for n in rival_names)})")
     _seed_options(p, "noise, network, order and masks")
     _out_option(p, "runs/DATA-dropout")
 
 def _dropout(a):
-    out, settings = _out(a, "-dropout"), _given(a, "data", "examples", "preset", "noise", "p_gen", "p_mem", "map_p_gen", "map_p_mem", "width", "epochs")
+    out, settings = _out(a, "-dropout"), _given(a, "data", "examples", "preset", "noise", "p_gen", "p_mem", "map_p_gen", "map_p_mem", "width", "epochs", "augment") | {"rivals": tuple(r.replace("-", " ") for r in a.rivals)}
     if a.seeds: summarise_dropout(a.seeds, out, **settings)
     else:
         results = dropout(seed=a.seed, out=out, **settings)

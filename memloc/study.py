@@ -291,18 +291,19 @@ def findings(
              **{k: results["training"][k] for k in ("clean", "noisy", "test")}, "memorized_from": span[0], "memorized_to": span[1]}
     return pd.Series(about | dict(_layer_findings(read, span)) | dict(_neuron_findings(results["neurons"]) if "neurons" in results else ()))
 
-# %% ../nbs/12_study.ipynb #bc7d4a35
+# %% ../nbs/12_study.ipynb #3c0a6366
 def claims(
-    rows: pd.DataFrame,  # of `findings`, a row a study
-) -> pd.DataFrame:       # a row a figure, a column a data set and network: median (least to greatest) over seeds; names with their counts if they differ
-    "The claims of Maini et al. 2023 on one page, side by side for all that was studied."
+    rows: pd.DataFrame,           # of `findings`, a row a study; or of others with a data set, examples, network, width and seed
+    figures: dict | None = None,  # {column: how it reads}; those of Maini et al. 2023 if None
+) -> pd.DataFrame:                # a row a figure, a column a data set and network: median (least to greatest) over seeds; names with their counts if they differ
+    "The claims of a paper on one page, side by side for all that was studied."
     def say(v):
         v = v.dropna()
         if v.empty: return ""
         if not pd.api.types.is_numeric_dtype(v): return "; ".join(name if n == len(v) else f"{name} ({n} of {len(v)})" for name, n in v.value_counts().items())
         return f"{v.median():.3g}" + (f" ({v.min():.3g} to {v.max():.3g})" if len(v) > 1 else "")
     groups = rows.infer_objects().groupby(["data", "examples", "network", "width"], sort=False)
-    return pd.DataFrame({f"{d}, {n:,} examples, {net} x {w:g}, {g.seed.nunique()} seeds": {text: say(g[k]) for k, text in _claims.items() if k in g}
+    return pd.DataFrame({f"{d}, {n:,} examples, {net} x {w:g}, {g.seed.nunique()} seeds": {text: say(g[k]) for k, text in (figures or _claims).items() if k in g}
                          for (d, n, net, w), g in groups})
 
 # %% ../nbs/12_study.ipynb #4e5b25c8
