@@ -97,7 +97,7 @@ class Margins(Observer):
         before = [row["margin"] for row in self.rows] or [0.] * len(margin)
         self.rows = [{"epoch": epoch, "index": i, "margin": b + (m - b) / epoch} for i, (b, m) in enumerate(zip(before, margin))]
 
-# %% ../nbs/11_audit.ipynb #e5e50903
+# %% ../nbs/11_audit.ipynb #794b42a3
 def out_of_fold(
     train: Examples,        # labels to be judged; true ones are not looked at
     network,                # makes a fresh network, called with `seed`
@@ -116,11 +116,11 @@ def out_of_fold(
     for k, (seen, unseen) in enumerate(parts):
         net, unseen = network(seed=recipe.seed), torch.from_numpy(unseen)
         held = subset(train, unseen)
-        fit(net, subset(train, torch.from_numpy(seen)), replace(held, y_true=held.y), replace(recipe, keep=(-1,)), Path(out) / f"fold-{k}", progress=progress)
+        fit(net, subset(train, torch.from_numpy(seen)), replace(held, y_true=held.y), replace(recipe, keep=(-1,)), Path(out) / f"fold-{k}", progress=progress, every=recipe.epochs)
         p[unseen] = predict(net, held).softmax(1).cpu()
     return p
 
-# %% ../nbs/11_audit.ipynb #ac44d8fc
+# %% ../nbs/11_audit.ipynb #bb6064c6
 class _Contest:
     "A training set with wrong labels, and the networks that methods learn of them from"
     def __init__(self, train, test, network, recipe, out, progress=True):
@@ -128,7 +128,7 @@ class _Contest:
         self.recipe = replace(recipe, keep=(-1,))
 
     def fit(self, net, name, observers=()):
-        fit(net, self.train, self.test, self.recipe, self.out / name, observers, self.progress)
+        fit(net, self.train, self.test, self.recipe, self.out / name, observers, self.progress, every=self.recipe.epochs)
         return net
 
     @cached_property

@@ -35,7 +35,7 @@ def _data(settings):
                          "so there is nothing to find: ask for more")
     return train, test
 
-# %% ../nbs/12_study.ipynb #52fc2378
+# %% ../nbs/12_study.ipynb #d97dd7d9
 def _training(study):
     "The plain network, watched by gradient accounting"
     run, accounting = study.plain()
@@ -81,7 +81,7 @@ def _neurons(study):
 def _dropout(study):
     "Example-tied dropout in each mode"
     tied = tie(study.network(), examples=len(study.train), seed=study.seed)
-    fit(tied, study.train, study.test, replace(study.recipe, keep=(-1,)), study.out / "tied", progress=study.progress)
+    fit(tied, study.train, study.test, replace(study.recipe, keep=(-1,)), study.out / "tied", progress=study.progress, every=study.recipe.epochs)
     frame = mode_accuracy(tied, study.train, study.test)
     return {"dropout": {r["mode"]: {k: r[k] for k in ("clean", "noisy", "test") if pd.notna(r[k])} for r in frame.to_dict("records")}}, {"dropout": frame}
 
