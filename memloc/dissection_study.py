@@ -85,7 +85,7 @@ class _Dissection:
         "Dist of networks 0 and 1, which differ in their seed"
         return dissimilarity(self.network(noise, **how), self.network(noise, 1, **how), self.patterns(noise, **how).images)
 
-# %% ../nbs/12b_dissection_study.ipynb #77e325b9
+# %% ../nbs/12b_dissection_study.ipynb #d9b107e8
 _kinds = {"true": dict(noise=0, decay=True), "random": dict(noise=1)}     # as in the paper: weight decay with true labels alone
 
 def _fitting_part(d):
@@ -93,10 +93,10 @@ def _fitting_part(d):
     tables = {labels: [] for labels in _kinds}
     for labels, how in _kinds.items():
         for k in range(d.networks):
-            run = d.run(**how, k=k, observers=[watched := GradientMagnitude(consistency=k == 0)])
+            run = d.run(**how, k=k, observers=[watched := GradientMagnitude()])
             fitted(run, d.labels(how["noise"]), d.anyway)
             tables[labels].append(fitting_table(run.history, d.labels(how["noise"]), watched.frame))
-    section = {labels: {"epochs": each[0].epoch.tolist(), **{c: each[0][c].tolist() for c in ("loss", "train", "test", "magnitude", "consistency")},
+    section = {labels: {"epochs": each[0].epoch.tolist(), **{c: each[0][c].tolist() for c in ("loss", "train", "test", "magnitude")},
                         "hunting_ends_at": [hunting_ends_at(t, d.labels(_kinds[labels]["noise"])) for t in each]} for labels, each in tables.items()}
     section |= {"hunting_ends_at": section["random"]["hunting_ends_at"][0], "spread": {labels: spread(each) for labels, each in tables.items()}}
     frame = pd.concat([t.assign(labels=labels, network=k) for labels, each in tables.items() for k, t in enumerate(each)])
