@@ -162,17 +162,26 @@ def training_precision(
     warnings.warn(f"{reason}: training in fp32")
     return "fp32"
 
-# %% ../nbs/02_training.ipynb #6b044f71
+# %% ../nbs/02_training.ipynb #a8bac016
+def _check_own(model, examples):
+    "`InputError` if a network that ties neurons to examples would, in its present mode, take these for its own, and they are not as many"
+    if getattr(model, "takes_index", False) and model.mode == "own" and model.examples != len(examples):
+        raise InputError(f"the network is tied to {model.examples} examples, and {len(examples)} were given to it in mode own: give those that it is tied to, "
+                         f"tie a network to these with examples={len(examples)}, or choose another mode")
+
+# %% ../nbs/02_training.ipynb #d20cc586
 def predict(
     model: nn.Module,         # any network
     examples: Examples,       # to predict
     batch: int = 500,         # examples a pass
     precision: str = "auto",  # as in `Recipe`
 ) -> Tensor:                  # logits, (N, classes) float32, where the model is
-    "What a network in eval mode says of examples; afterwards it is in the mode that it was in."
+    """What a network in eval mode says of examples; afterwards it is in the mode that it was in. `InputError` for one in mode
+    own that is tied to another number of examples."""
     where, was = next(model.parameters()).device, model.training
     examples, model = examples.to(where), model.eval()
     try:
+        _check_own(model, examples)
         with torch.no_grad(), autocast(where, choose_precision(precision, where)):
             return torch.cat([forward(model, examples, i).float() for i in batches(torch.arange(len(examples), device=where), batch)])
     finally: model.train(was)
@@ -413,7 +422,7 @@ def train_epoch(
         bar.update()
     return torch.stack(losses)
 
-# %% ../nbs/02_training.ipynb #1343e162
+# %% ../nbs/02_training.ipynb #8636b315
 def fit(
     model: nn.Module,         # (N, C, H, W) floats in [0, 1] to (N, classes) logits; trained in place
     train: Examples,          # to train on
@@ -427,7 +436,9 @@ def fit(
     """Train a network and keep the way it went: a checkpoint, a row of history and the observers' rows for each epoch.
 
     Same seed, machine and number of threads give the same bits, stopped or not, observed or not. Raises `InputError` if
-    `out` holds a run with other settings or is in use, `Diverged` if the loss is no longer finite (checkpoints stay)."""
+    `out` holds a run with other settings or is in use, or the network is tied to another number of examples; `Diverged` if
+    the loss is no longer finite (checkpoints stay)."""
+    with _unnoticed(model): _check_own(model.train(), train); _check_own(model.eval(), test)
     where = device()
     model.to(where, memory_format=torch.channels_last)
     train, test, path = train.to(where), test.to(where), Path(out)
