@@ -74,7 +74,7 @@ def plot_scores(
     ax.legend(loc="upper center")
     return ax
 
-# %% ../nbs/11_audit.ipynb #6bde875f
+# %% ../nbs/11_audit.ipynb #d7932ca6
 def detection(
     ranking,         # indices of all examples, most suspicious first
     noisy: Tensor,   # which labels are wrong, (N,) bool
@@ -82,7 +82,7 @@ def detection(
     "How well a ranking finds wrong labels. `InputError` unless some labels are wrong and some right."
     from sklearn.metrics import roc_auc_score
     ranked = noisy.cpu().numpy()[np.asarray(ranking)]
-    if ranked.all() or not ranked.any(): raise InputError(f"{ranked.sum()} of {len(ranked)} labels are wrong: a ranking can be judged where some are wrong and some right")
+    if ranked.all() or not ranked.any(): raise InputError(f"{ranked.sum()} of {len(ranked)} labels are wrong: a ranking can be judged where some are wrong and some right, so choose another noise")
     return {"auroc": float(roc_auc_score(ranked, -np.arange(len(ranked)))), "precision": float(ranked[:ranked.sum()].mean())}
 
 # %% ../nbs/11_audit.ipynb #6ff5dea6
@@ -96,7 +96,7 @@ class Margins(Observer):
         before = [row["margin"] for row in self.rows] or [0.] * len(margin)
         self.rows = [{"epoch": epoch, "index": i, "margin": b + (m - b) / epoch} for i, (b, m) in enumerate(zip(before, margin))]
 
-# %% ../nbs/11_audit.ipynb #e5e50903
+# %% ../nbs/11_audit.ipynb #0377b209
 def out_of_fold(
     train: Examples,        # labels to be judged; true ones are not looked at
     network,                # makes a fresh network, called with `seed`
@@ -111,7 +111,7 @@ def out_of_fold(
     if counts.min() < folds:
         raise InputError(f"only {int(counts.min())} examples are labelled {train.classes[int(counts.argmin())]}: {folds} folds need {folds} of each class")
     p = torch.zeros(len(train), len(train.classes))
-    parts = StratifiedKFold(folds, shuffle=True, random_state=recipe.seed).split(np.zeros(len(train)), train.y.cpu())
+    parts = StratifiedKFold(folds, shuffle=True, random_state=recipe.seed % 2**32).split(np.zeros(len(train)), train.y.cpu())
     for k, (seen, unseen) in enumerate(parts):
         net, unseen = network(seed=recipe.seed), torch.from_numpy(unseen)
         held = subset(train, unseen)

@@ -23,7 +23,7 @@ from .models import resnet9
 from .page import as_png, chosen, claim, environment, percent, write_page
 from .training import fit, predict, write
 
-# %% ../nbs/12c_audit_study.ipynb #fc8e918b
+# %% ../nbs/12c_audit_study.ipynb #ae36ce12
 def _picture(x):
     "A (C, H, W) uint8 image as a PNG"
     file, pixels = io.BytesIO(), x.permute(1, 2, 0).cpu().numpy()
@@ -31,11 +31,12 @@ def _picture(x):
     return file.getvalue()
 
 def _audited(settings):
-    "Training and test set of an audit; `InputError` if there is too little to learn from"
+    "Training and test set of an audit; `InputError` if there is too little to learn from, or noise that leaves nothing to find or nothing right"
     train, test = chosen(settings)
     if len(train.classes) < 2: raise InputError(f"{train.name} has one class only, so no label can be wrong: give data of two classes or more")
     if len(train) < 2 * len(train.classes):
         raise InputError(f"{len(train)} examples of {len(train.classes)} classes are too few to learn what a class looks like: give at least two a class")
+    if settings["noise"] or train.y_true is not None and train.noisy.any(): detection(range(len(train)), train.noisy)
     return train, test
 
 def _found(tied, train, frame):
