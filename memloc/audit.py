@@ -6,8 +6,8 @@
 __all__ = ['methods', 'kinds', 'suspects', 'plot_scores', 'detection', 'Margins', 'out_of_fold', 'rankings', 'lookalikes',
            'compare', 'plot_found', 'plot_comparison']
 
-# %% ../nbs/11_audit.ipynb #4b95fd9a
-import copy, json
+# %% ../nbs/11_audit.ipynb #9000cc27
+import copy
 from dataclasses import asdict, replace
 from functools import cached_property
 from importlib.util import find_spec
@@ -18,10 +18,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from . import __version__
 from .data import Examples, InputError, add_label_noise, subset
 from .dropout import Tied, recalibrate, tie
 from .models import batch_norms, foreign
+from .page import claim, environment
 from .style import axes, colors, styled
 from .training import Observer, Recipe, choose_precision, device, fit, predict, write
 
@@ -195,25 +195,9 @@ def lookalikes(
     means = torch.zeros(k, x.shape[1]).index_add_(0, y, x) / counts[:, None]
     return torch.cdist(means, means).fill_diagonal_(torch.inf).argmin(1)
 
-# %% ../nbs/11_audit.ipynb #2f56da27
+# %% ../nbs/11_audit.ipynb #f23b97ee
 kinds = ("uniform", "confused")   # to any other class; to the one that looks like it
 
-def _claim(out, train, test, network, recipe):
-    "Make `out` the folder of a contest on these data with this network and recipe, if it is not that of anything else"
-    about = {"data": {"name": train.name, "examples": len(train), "fingerprint": train.fingerprint, "test": test.fingerprint}, "network": getattr(network(seed=0), "spec", foreign),
-             "recipe": asdict(replace(recipe, seed=0)), "precision": choose_precision(recipe.precision, device())}
-    about, file = json.loads(json.dumps(about)), out / "compare.json"
-    if file.is_file():
-        found = json.loads(file.read_text())
-        differ = [k for k in ("data", "network", "recipe") if found[k] != about[k]]
-        if differ: raise InputError(f"{out} holds a comparison with other settings ({', '.join(differ)}): choose another folder, or the same settings to go on")
-    elif out.exists() and (not out.is_dir() or any(f.suffix != ".part" for f in out.iterdir())):
-        raise InputError(f"{out} is there already and is not a comparison: choose another folder")
-    else:
-        out.mkdir(parents=True, exist_ok=True)
-        write(file, json.dumps(about | {"memloc": __version__, "torch": torch.__version__, "device": str(device())}, indent=1))
-
-# %% ../nbs/11_audit.ipynb #17fafac4
 def compare(
     train: Examples,                   # whose labels are true, as far as is known
     test: Examples,                    # for the runs' histories
@@ -234,7 +218,9 @@ def compare(
     sets = {(n, s): add_label_noise(train, n, s, lookalikes(train) if kind == "confused" else None) for n in noises for s in seeds}
     for (noise, _), lies in sets.items(): detection(range(len(lies)), lies.noisy)          # refuses noise that leaves nothing to find
     out = Path(out)
-    _claim(out, train, test, network, recipe)
+    about = {"data": {"name": train.name, "examples": len(train), "fingerprint": train.fingerprint, "test": test.fingerprint},
+             "network": getattr(network(seed=0), "spec", foreign), "recipe": asdict(replace(recipe, seed=0))}
+    claim(out, "audit --compare", about, environment(choose_precision(recipe.precision, device())))
     file = out / "compare.csv"
     exact = dict.fromkeys(("noise", "auroc", "precision"), float)          # Python's float reads back what was written, to the bit
     columns = ["data", "noise", "kind", "seed", "method", "auroc", "precision"]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['audit', 'audit_story', 'compare_audits']
 
-# %% ../nbs/12c_audit_study.ipynb #c57fc57e
+# %% ../nbs/12c_audit_study.ipynb #4b04c337
 import copy, io, json
 from dataclasses import replace
 from functools import partial
@@ -20,7 +20,7 @@ from .audit import compare, detection, methods, plot_comparison, plot_scores, su
 from .data import InputError, subset
 from .dropout import tie
 from .models import resnet9
-from .page import as_png, chosen, claim, environment, percent, write_page
+from .page import as_png, chosen, claim, environment, median_range, percent, spread_of, write_page
 from .training import fit, predict, write
 
 # %% ../nbs/12c_audit_study.ipynb #ae36ce12
@@ -113,7 +113,7 @@ def _audit_report(out, train, show):
     write_page(out, f"Which labels of {Path(results['data']).stem} are wrong?", audit_story(results), {"scores": as_png(plot_scores(frame, train))}, _audit_figures,
                {"How this was made": facts}, {f"The {len(pictures)} most suspicious labels": pictures})
 
-# %% ../nbs/12c_audit_study.ipynb #499f6974
+# %% ../nbs/12c_audit_study.ipynb #7d2d554a
 _comparison_figures = {
     "precision": ("Of the labels that one would look at, how many are wrong?",
         "With W wrong labels in the training set, the fraction of the W most suspicious ones that are wrong. Points are medians over seeds, lines go from the least to the greatest."),
@@ -138,7 +138,7 @@ def compare_audits(
     predict(network(), subset(train, torch.tensor([0])))                     # refuses images that the network cannot take
     table = compare(train, test, network, size.recipe, out, noises, kind, seeds, methods, progress)
     pngs = {m: as_png(plot_comparison(table, m)) for m in _comparison_figures}
-    say = lambda v: f"{v.median():.3f} ({v.min():.3f} to {v.max():.3f})"
+    say = lambda v: median_range(spread_of(v.tolist()))
     rows = [(f"{kind}, {percent(noise)}", method, len(part), say(part.auroc), say(part.precision))
             for (kind, noise, method), part in table.groupby(["kind", "noise", "method"], sort=False)]
     write_page(out, f"Who finds the wrong labels of {train.name}?", [f"{len(train):,} training examples. A figure is the median over seeds, with the least and the greatest in brackets."],

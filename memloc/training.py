@@ -484,16 +484,16 @@ def _epoch(epoch, run, model, optimizer, train, test, observers, using, bar, eve
     bar.set_postfix({k: f"{v:.3f}" for k, v in measured.items() if v is not None})
     return {"epoch": epoch, "lr": lr, "loss": loss, **measured}
 
-# %% ../nbs/02_training.ipynb #97144ce8
+# %% ../nbs/02_training.ipynb #867cecf1
 @styled
 def plot_history(
     history: pd.DataFrame,  # of a run
     ax=None,                # axes to draw on
 ):
-    "Accuracy on clean, noisy and test examples over epochs. Returns the axes."
+    "Accuracy on clean, noisy (or all, where the truth is not known) and test examples over epochs. Returns the axes."
     ax = axes(ax, figsize=(7, 3))
-    for k in ("clean", "noisy", "test"):
-        if k in history and history[k].notna().any(): ax.plot(history.epoch, history[k], color=colors[k], label=k)
+    for k in ("all", "clean", "noisy", "test"):
+        if k in history and history[k].notna().any(): ax.plot(history.epoch, history[k], color=colors["other" if k == "all" else k], label=k)
     ax.set(xlabel="epoch", ylabel="accuracy", ylim=(-0.03, 1.03), title="What is learned first, what is memorized later")
     ax.legend()
     return ax
