@@ -109,7 +109,7 @@ def _keep_memory():
     libc = ctypes.CDLL(None)
     libc.mallopt(M_MMAP_MAX, 0); libc.mallopt(M_TRIM_THRESHOLD, -1)
 
-# %% ../nbs/02_training.ipynb #b41e5e63
+# %% ../nbs/02_training.ipynb #f91a47ee
 def batches(
     order: Tensor,  # indices, (N,)
     size: int,      # examples a batch, at most
@@ -121,8 +121,9 @@ def images(
     examples: Examples,  # on the device
     index: Tensor,       # which, (B,)
 ) -> Tensor:             # (B, C, H, W) float32 in [0, 1], channels last
-    "The images of a batch."
-    return examples.x[index].float().div_(255).contiguous(memory_format=torch.channels_last)
+    "The images of a batch; as they are if they are floats, which is what a part of a network has made of them."
+    x = examples.x[index]
+    return x if x.is_floating_point() else x.float().div_(255).contiguous(memory_format=torch.channels_last)
 
 def augmented(
     x: Tensor,                # images, (B, C, H, W)
