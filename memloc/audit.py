@@ -6,8 +6,8 @@
 __all__ = ['methods', 'kinds', 'suspects', 'plot_scores', 'detection', 'Margins', 'out_of_fold', 'rankings', 'lookalikes',
            'compare', 'plot_found', 'plot_comparison']
 
-# %% ../nbs/11_audit.ipynb #360f7964
-import copy, json
+# %% ../nbs/11_audit.ipynb #9000cc27
+import copy
 from dataclasses import asdict, replace
 from functools import cached_property
 from importlib.util import find_spec
@@ -18,28 +18,27 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from . import __version__
 from .data import Examples, InputError, add_label_noise, subset
-from .dropout import Tied, check_examples, recalibrate, tie
+from .dropout import Tied, recalibrate, tie
 from .models import batch_norms, foreign
+from .page import claim, environment
 from .style import axes, colors, styled
 from .training import Observer, Recipe, choose_precision, device, fit, predict, write
 
-# %% ../nbs/11_audit.ipynb #c5aa1e85
+# %% ../nbs/11_audit.ipynb #22308326
 def _given(net, train, precision="auto"):
     "Log-probability of each example's given label, (N,) float64, and the class that the network says, (N,)"
     logits = predict(net, train, precision=precision).double().cpu()
     return logits.log_softmax(1).gather(1, train.y.cpu()[:, None])[:, 0], logits.argmax(1)
 
-def _check(tied, train):
-    "`InputError` unless `tied` has memorization neurons of the examples of `train`"
+def _check(tied):
+    "`InputError` unless `tied` has memorization neurons"
     if not isinstance(tied, Tied):
         raise InputError(f"suspects are found by dropping memorization neurons, and a {type(tied).__name__} has none: train one made with tie(model, examples=N)")
     if tied.p_gen == 1 or not tied.p_mem:
         raise InputError(f"with p_gen {tied.p_gen} and p_mem {tied.p_mem} no example has memorization neurons to drop: tie the network with a p_gen below 1 and a p_mem above 0, and train it again")
-    check_examples(tied, train)
 
-# %% ../nbs/11_audit.ipynb #82ecc34d
+# %% ../nbs/11_audit.ipynb #35d3a36c
 def suspects(
     tied: Tied,               # a trained network with example-tied dropout; left as it is
     train: Examples,          # what it was trained on; true labels are not looked at
@@ -48,7 +47,7 @@ def suspects(
     """Rank labels by how much the probability of the given one falls from mode own to mode dropped, recalibrated where
     there is batch norm; `says` is the class that the network gives when dropped. `InputError` for a network that is not
     tied, without memorization neurons, or tied to another number of examples."""
-    _check(tied, train)
+    _check(tied)
     net = copy.deepcopy(tied)
     net.mode = "own"
     own, _ = _given(net, train, precision)
@@ -75,7 +74,7 @@ def plot_scores(
     ax.legend(loc="upper center")
     return ax
 
-# %% ../nbs/11_audit.ipynb #6bde875f
+# %% ../nbs/11_audit.ipynb #d7932ca6
 def detection(
     ranking,         # indices of all examples, most suspicious first
     noisy: Tensor,   # which labels are wrong, (N,) bool
@@ -83,7 +82,7 @@ def detection(
     "How well a ranking finds wrong labels. `InputError` unless some labels are wrong and some right."
     from sklearn.metrics import roc_auc_score
     ranked = noisy.cpu().numpy()[np.asarray(ranking)]
-    if ranked.all() or not ranked.any(): raise InputError(f"{ranked.sum()} of {len(ranked)} labels are wrong: a ranking can be judged where some are wrong and some right")
+    if ranked.all() or not ranked.any(): raise InputError(f"{ranked.sum()} of {len(ranked)} labels are wrong: a ranking can be judged where some are wrong and some right, so choose another noise")
     return {"auroc": float(roc_auc_score(ranked, -np.arange(len(ranked)))), "precision": float(ranked[:ranked.sum()].mean())}
 
 # %% ../nbs/11_audit.ipynb #6ff5dea6
@@ -112,7 +111,7 @@ def out_of_fold(
     if counts.min() < folds:
         raise InputError(f"only {int(counts.min())} examples are labelled {train.classes[int(counts.argmin())]}: {folds} folds need {folds} of each class")
     p = torch.zeros(len(train), len(train.classes))
-    parts = StratifiedKFold(folds, shuffle=True, random_state=recipe.seed).split(np.zeros(len(train)), train.y.cpu())
+    parts = StratifiedKFold(folds, shuffle=True, random_state=recipe.seed % 2**32).split(np.zeros(len(train)), train.y.cpu())
     for k, (seen, unseen) in enumerate(parts):
         net, unseen = network(seed=recipe.seed), torch.from_numpy(unseen)
         held = subset(train, unseen)
@@ -196,25 +195,9 @@ def lookalikes(
     means = torch.zeros(k, x.shape[1]).index_add_(0, y, x) / counts[:, None]
     return torch.cdist(means, means).fill_diagonal_(torch.inf).argmin(1)
 
-# %% ../nbs/11_audit.ipynb #2f56da27
+# %% ../nbs/11_audit.ipynb #f23b97ee
 kinds = ("uniform", "confused")   # to any other class; to the one that looks like it
 
-def _claim(out, train, test, network, recipe):
-    "Make `out` the folder of a contest on these data with this network and recipe, if it is not that of anything else"
-    about = {"data": {"name": train.name, "examples": len(train), "fingerprint": train.fingerprint, "test": test.fingerprint}, "network": getattr(network(seed=0), "spec", foreign),
-             "recipe": asdict(replace(recipe, seed=0)), "precision": choose_precision(recipe.precision, device())}
-    about, file = json.loads(json.dumps(about)), out / "compare.json"
-    if file.is_file():
-        found = json.loads(file.read_text())
-        differ = [k for k in ("data", "network", "recipe") if found[k] != about[k]]
-        if differ: raise InputError(f"{out} holds a comparison with other settings ({', '.join(differ)}): choose another folder, or the same settings to go on")
-    elif out.exists() and (not out.is_dir() or any(f.suffix != ".part" for f in out.iterdir())):
-        raise InputError(f"{out} is there already and is not a comparison: choose another folder")
-    else:
-        out.mkdir(parents=True, exist_ok=True)
-        write(file, json.dumps(about | {"memloc": __version__, "torch": torch.__version__, "device": str(device())}, indent=1))
-
-# %% ../nbs/11_audit.ipynb #17fafac4
 def compare(
     train: Examples,                   # whose labels are true, as far as is known
     test: Examples,                    # for the runs' histories
@@ -235,7 +218,9 @@ def compare(
     sets = {(n, s): add_label_noise(train, n, s, lookalikes(train) if kind == "confused" else None) for n in noises for s in seeds}
     for (noise, _), lies in sets.items(): detection(range(len(lies)), lies.noisy)          # refuses noise that leaves nothing to find
     out = Path(out)
-    _claim(out, train, test, network, recipe)
+    about = {"data": {"name": train.name, "examples": len(train), "fingerprint": train.fingerprint, "test": test.fingerprint},
+             "network": getattr(network(seed=0), "spec", foreign), "recipe": asdict(replace(recipe, seed=0))}
+    claim(out, "audit --compare", about, environment(choose_precision(recipe.precision, device())))
     file = out / "compare.csv"
     exact = dict.fromkeys(("noise", "auroc", "precision"), float)          # Python's float reads back what was written, to the bit
     columns = ["data", "noise", "kind", "seed", "method", "auroc", "precision"]

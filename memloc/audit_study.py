@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['audit', 'audit_story', 'compare_audits']
 
-# %% ../nbs/12c_audit_study.ipynb #c57fc57e
+# %% ../nbs/12c_audit_study.ipynb #4b04c337
 import copy, io, json
 from dataclasses import replace
 from functools import partial
@@ -20,10 +20,10 @@ from .audit import compare, detection, methods, plot_comparison, plot_scores, su
 from .data import InputError, subset
 from .dropout import tie
 from .models import resnet9
-from .page import as_png, chosen, claim, environment, percent, write_page
+from .page import as_png, chosen, claim, environment, median_range, percent, spread_of, write_page
 from .training import fit, predict, write
 
-# %% ../nbs/12c_audit_study.ipynb #fc8e918b
+# %% ../nbs/12c_audit_study.ipynb #ae36ce12
 def _picture(x):
     "A (C, H, W) uint8 image as a PNG"
     file, pixels = io.BytesIO(), x.permute(1, 2, 0).cpu().numpy()
@@ -31,11 +31,12 @@ def _picture(x):
     return file.getvalue()
 
 def _audited(settings):
-    "Training and test set of an audit; `InputError` if there is too little to learn from"
+    "Training and test set of an audit; `InputError` if there is too little to learn from, or noise that leaves nothing to find or nothing right"
     train, test = chosen(settings)
     if len(train.classes) < 2: raise InputError(f"{train.name} has one class only, so no label can be wrong: give data of two classes or more")
     if len(train) < 2 * len(train.classes):
         raise InputError(f"{len(train)} examples of {len(train.classes)} classes are too few to learn what a class looks like: give at least two a class")
+    if settings["noise"] or train.y_true is not None and train.noisy.any(): detection(range(len(train)), train.noisy)
     return train, test
 
 def _found(tied, train, frame):
@@ -112,7 +113,7 @@ def _audit_report(out, train, show):
     write_page(out, f"Which labels of {Path(results['data']).stem} are wrong?", audit_story(results), {"scores": as_png(plot_scores(frame, train))}, _audit_figures,
                {"How this was made": facts}, {f"The {len(pictures)} most suspicious labels": pictures})
 
-# %% ../nbs/12c_audit_study.ipynb #499f6974
+# %% ../nbs/12c_audit_study.ipynb #7d2d554a
 _comparison_figures = {
     "precision": ("Of the labels that one would look at, how many are wrong?",
         "With W wrong labels in the training set, the fraction of the W most suspicious ones that are wrong. Points are medians over seeds, lines go from the least to the greatest."),
@@ -137,7 +138,7 @@ def compare_audits(
     predict(network(), subset(train, torch.tensor([0])))                     # refuses images that the network cannot take
     table = compare(train, test, network, size.recipe, out, noises, kind, seeds, methods, progress)
     pngs = {m: as_png(plot_comparison(table, m)) for m in _comparison_figures}
-    say = lambda v: f"{v.median():.3f} ({v.min():.3f} to {v.max():.3f})"
+    say = lambda v: median_range(spread_of(v.tolist()))
     rows = [(f"{kind}, {percent(noise)}", method, len(part), say(part.auroc), say(part.precision))
             for (kind, noise, method), part in table.groupby(["kind", "noise", "method"], sort=False)]
     write_page(out, f"Who finds the wrong labels of {train.name}?", [f"{len(train):,} training examples. A figure is the median over seeds, with the least and the greatest in brackets."],

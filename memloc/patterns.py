@@ -6,8 +6,8 @@
 __all__ = ['pattern_scales', 'dcgan_generator', 'dcgan_discriminator', 'samples', 'diversity', 'Gan', 'fit_dcgan', 'PatternScale',
            'plot_samples', 'Patterns', 'maximize', 'probabilities', 'plot_patterns']
 
-# %% ../nbs/09_patterns.ipynb #2c2cc4c8
-import copy, warnings
+# %% ../nbs/09_patterns.ipynb #fc0dacab
+import copy, functools, warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -102,7 +102,7 @@ def diversity(
     apart = lambda x: torch.pdist(x.float().flatten(1)).mean()
     return (apart(pictures) / apart(real)).item()
 
-# %% ../nbs/09_patterns.ipynb #3fc999a1
+# %% ../nbs/09_patterns.ipynb #77ffc3e6
 class Gan(NamedTuple):
     "A trained DCGAN."
     generator: nn.Module   # in eval mode, on the device
@@ -123,7 +123,12 @@ def _gan_restore(tensors, nets, optimizers):
             optimizer.state[p] = {k: tensors[f"{role}.adam.{n}.{k}"].to(p.device) for k in ("step", "exp_avg", "exp_avg_sq")}
     return tensors["samples"]
 
-# %% ../nbs/09_patterns.ipynb #ca96b880
+@functools.cache      # once in a process, however often the generator is opened
+def _say_collapsed(folder, diversity):
+    warnings.warn(f"the samples of the generator in {folder} have collapsed: they lie {diversity:.2f} times as far apart as training images; "
+                  "train it longer or with another seed before believing its patterns")
+
+# %% ../nbs/09_patterns.ipynb #9d099b4e
 def fit_dcgan(
     train: Examples,          # to draw like; labels are not used
     out: str | Path,          # folder; a training that was stopped there goes on, a finished one is opened
@@ -170,9 +175,7 @@ def fit_dcgan(
                 shown = torch.cat([shown, draw()])
                 rows.append({"step": int(ends[leg + 1]), "d_loss": d_loss, "g_loss": g_loss, "diversity": diversity(samples(nets[0], 500, seed + 1), train)})
                 _save(path, _gan_state(nets, optimizers, shown), {"about": about, "rows": rows})
-    if rows[-1]["diversity"] < .5:
-        warnings.warn(f"the generator's samples have collapsed: they lie {rows[-1]['diversity']:.2f} times as far apart as training images; "
-                      "train it longer or with another seed before believing its patterns")
+    if rows[-1]["diversity"] < .5: _say_collapsed(path.parent, rows[-1]["diversity"])
     return Gan(nets[0].eval(), pd.DataFrame(rows), shown)
 
 # %% ../nbs/09_patterns.ipynb #b20a5808

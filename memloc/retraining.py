@@ -5,19 +5,22 @@
 # %% auto #0
 __all__ = ['OneLayer', 'retrain', 'plot_retraining']
 
-# %% ../nbs/05_retraining.ipynb #9227324f
+# %% ../nbs/05_retraining.ipynb #82550734
+from dataclasses import replace
+
 import pandas as pd
 import torch
+from fastcore.basics import patch
 from matplotlib import colormaps
-from torch import nn
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from . import models
 from .data import Examples, InputError, subset
 from .style import axes, colors, styled
-from .training import Recipe, Run, accuracy, device, train_epoch, training_precision
+from .training import Recipe, Run, accuracy, autocast, batches, device, images, train_epoch, training_precision
 
-# %% ../nbs/05_retraining.ipynb #beb2edc1
+# %% ../nbs/05_retraining.ipynb #e6369151
 class OneLayer(nn.Module):
     "A network of which one layer can be trained; the rest is frozen in eval mode."
     def __init__(self,
@@ -26,7 +29,7 @@ class OneLayer(nn.Module):
     ):
         super().__init__()
         names = models.layers(network)[layer]
-        self.network = network.requires_grad_(False)
+        self.network, self.skipped = network.requires_grad_(False), 0
         self.owners = [network.get_submodule(n.rpartition(".")[0]) for n in names]
         for n in names: network.get_parameter(n).requires_grad_(True)
 
@@ -36,9 +39,28 @@ class OneLayer(nn.Module):
         self.training = mode
         return self
 
-    def forward(self, x): return self.network(x)
+    def forward(self, x): return (self.network[self.skipped:] if self.skipped else self.network)(x)
 
-# %% ../nbs/05_retraining.ipynb #f9354f6b
+# %% ../nbs/05_retraining.ipynb #dd9ba0c9
+@patch
+def skip_frozen(self: OneLayer,
+    examples: Examples,  # images, on the network's device
+    precision: str,      # "bf16" or "fp32"
+    room: int = 2**31,   # bytes that may be kept
+) -> Examples:           # the same, with what the frozen layers before the trained one make of the images in place of these
+    "Leave out what comes before the layer from now on; the images stay as they are where nothing can be left out."
+    if type(self.network) is not nn.Sequential: return examples
+    where, children = examples.y.device, [n for n, _ in self.network.named_children()]
+    first = min(children.index(n.partition(".")[0]) for n, p in self.network.named_parameters() if p.requires_grad)
+    def before(index): return self.eval().network[:first](images(examples, index))
+    with torch.no_grad(), autocast(where, precision):
+        one = before(torch.arange(1, device=where))
+        if not isinstance(one, Tensor) or not one.is_floating_point() or len(one) != 1 or one.nbytes * len(examples) > room: return examples
+        x = torch.cat([before(i) for i in batches(torch.arange(len(examples), device=where), 500)])
+    self.skipped = first
+    return replace(examples, x=x)
+
+# %% ../nbs/05_retraining.ipynb #cc20f0a9
 def retrain(
     run: Run,                    # a finished run that kept its checkpoint of epoch 0
     train: Examples,             # the training set of that run
@@ -61,17 +83,18 @@ def retrain(
                          "give the run of a plain network")
     train = train.to(where)
     using = training_precision(precision, ended.to(where), train)
-    clean, recipe, rows = subset(train, ~train.noisy), Recipe(epochs, run.recipe.batch, lr, epochs / 5, seed=seed), []
-    layers = layers or list(known)
-    with torch.random.fork_rng(), tqdm(total=len(layers) * epochs * -(-len(clean) // recipe.batch), desc="retraining", disable=not progress) as bar:
+    recipe, rows, layers = Recipe(epochs, run.recipe.batch, lr, epochs / 5, seed=seed), [], layers or list(known)
+    with torch.random.fork_rng(), tqdm(total=len(layers) * epochs * -(-int((~train.noisy).sum()) // recipe.batch), desc="retraining", disable=not progress) as bar:
         for layer in layers:
             model, owners = OneLayer(run.model(), layer), {n.rpartition(".")[0] for n in known[layer]}
             model.network.load_state_dict({n: start[n] for n in start if n.rpartition(".")[0] in owners}, strict=False)
             model.to(where, memory_format=torch.channels_last)
             optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr, recipe.momentum, weight_decay=recipe.weight_decay)
+            seen = model.skip_frozen(train, using)
+            clean = subset(seen, ~train.noisy)
             for epoch in range(epochs + 1):
                 if epoch: train_epoch(epoch, model, optimizer, clean, recipe, (), using, bar)
-                rows.append({"layer": layer, "epoch": epoch, **accuracy(model, train, precision=using)})
+                rows.append({"layer": layer, "epoch": epoch, **accuracy(model, seen, precision=using)})
     return pd.DataFrame(rows)
 
 # %% ../nbs/05_retraining.ipynb #7be86e66

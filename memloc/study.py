@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['study_probes', 'study_networks', 'study', 'study_story', 'report', 'findings', 'claims', 'summarise', 'plot_spread']
 
-# %% ../nbs/12_study.ipynb #c53910d3
+# %% ../nbs/12_study.ipynb #6a9d958f
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from .dropout import mode_accuracy, plot_modes, tie
 from .gradients import GradientAccounting, noisy_share, plot_cosines, plot_norms
 from .models import neurons, resnet9, resnet50, vit
 from .neurons import accuracy_after, plot_removals, remove_neurons
-from .page import as_png, check_seeds, chosen, claim, matrix, paired_gain, percent, run_parts, spread_of, write_page
+from .page import as_png, check_seeds, chosen, claim, matrix, median_range, paired_gain, percent, run_parts, spread_of, write_page
 from .retraining import plot_retraining, retrain
 from .rewinding import plot_rewinding, rewind
 from .style import styled
@@ -301,12 +301,12 @@ def claims(
         v = v.dropna()
         if v.empty: return ""
         if not pd.api.types.is_numeric_dtype(v): return "; ".join(name if n == len(v) else f"{name} ({n} of {len(v)})" for name, n in v.value_counts().items())
-        return f"{v.median():.3g}" + (f" ({v.min():.3g} to {v.max():.3g})" if len(v) > 1 else "")
+        return median_range(spread_of(v.tolist()), ".3g") if len(v) > 1 else f"{v.iloc[0]:.3g}"
     groups = rows.infer_objects().groupby(["data", "examples", "network", "width"], sort=False)
     return pd.DataFrame({f"{d}, {n:,} examples, {net} x {w:g}, {g.seed.nunique()} seeds": {text: say(g[k]) for k, text in (figures or _claims).items() if k in g}
                          for (d, n, net, w), g in groups})
 
-# %% ../nbs/12_study.ipynb #4e5b25c8
+# %% ../nbs/12_study.ipynb #249b5be0
 def summarise(
     seeds,            # of the studies
     out: str | Path,  # folder; each study goes to seed-N in it
@@ -327,8 +327,7 @@ def summarise(
 
 def _summary_report(out, s, found):
     rows = {"plain network": s["training"], **s.get("dropout", {})}
-    say = lambda f: f"{f['median']:.3f} ({f['min']:.3f} to {f['max']:.3f})" if f else ""
-    table = [("", "clean", "noisy", "test"), *((m.replace("_", ", "), *(say(f.get(k)) for k in ("clean", "noisy", "test"))) for m, f in rows.items())]
+    table = [("", "clean", "noisy", "test"), *((m.replace("_", ", "), *(median_range(f.get(k)) for k in ("clean", "noisy", "test"))) for m, f in rows.items())]
     story = [f"{len(s['seeds'])} studies of {Path(s['data']).stem} with {percent(s['noise'])} wrong labels, one for each of the seeds {', '.join(map(str, s['seeds']))}. "
              "A figure is the median, with the least and the greatest in brackets."]
     if "test_gain" in s:

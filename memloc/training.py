@@ -109,7 +109,7 @@ def _keep_memory():
     libc = ctypes.CDLL(None)
     libc.mallopt(M_MMAP_MAX, 0); libc.mallopt(M_TRIM_THRESHOLD, -1)
 
-# %% ../nbs/02_training.ipynb #b41e5e63
+# %% ../nbs/02_training.ipynb #f91a47ee
 def batches(
     order: Tensor,  # indices, (N,)
     size: int,      # examples a batch, at most
@@ -121,8 +121,9 @@ def images(
     examples: Examples,  # on the device
     index: Tensor,       # which, (B,)
 ) -> Tensor:             # (B, C, H, W) float32 in [0, 1], channels last
-    "The images of a batch."
-    return examples.x[index].float().div_(255).contiguous(memory_format=torch.channels_last)
+    "The images of a batch; as they are if they are floats, which is what a part of a network has made of them."
+    x = examples.x[index]
+    return x if x.is_floating_point() else x.float().div_(255).contiguous(memory_format=torch.channels_last)
 
 def augmented(
     x: Tensor,                # images, (B, C, H, W)
@@ -162,17 +163,26 @@ def training_precision(
     warnings.warn(f"{reason}: training in fp32")
     return "fp32"
 
-# %% ../nbs/02_training.ipynb #6b044f71
+# %% ../nbs/02_training.ipynb #a8bac016
+def _check_own(model, examples):
+    "`InputError` if a network that ties neurons to examples would, in its present mode, take these for its own, and they are not as many"
+    if getattr(model, "takes_index", False) and model.mode == "own" and model.examples != len(examples):
+        raise InputError(f"the network is tied to {model.examples} examples, and {len(examples)} were given to it in mode own: give those that it is tied to, "
+                         f"tie a network to these with examples={len(examples)}, or choose another mode")
+
+# %% ../nbs/02_training.ipynb #d20cc586
 def predict(
     model: nn.Module,         # any network
     examples: Examples,       # to predict
     batch: int = 500,         # examples a pass
     precision: str = "auto",  # as in `Recipe`
 ) -> Tensor:                  # logits, (N, classes) float32, where the model is
-    "What a network in eval mode says of examples; afterwards it is in the mode that it was in."
+    """What a network in eval mode says of examples; afterwards it is in the mode that it was in. `InputError` for one in mode
+    own that is tied to another number of examples."""
     where, was = next(model.parameters()).device, model.training
     examples, model = examples.to(where), model.eval()
     try:
+        _check_own(model, examples)
         with torch.no_grad(), autocast(where, choose_precision(precision, where)):
             return torch.cat([forward(model, examples, i).float() for i in batches(torch.arange(len(examples), device=where), batch)])
     finally: model.train(was)
@@ -413,7 +423,7 @@ def train_epoch(
         bar.update()
     return torch.stack(losses)
 
-# %% ../nbs/02_training.ipynb #1343e162
+# %% ../nbs/02_training.ipynb #8636b315
 def fit(
     model: nn.Module,         # (N, C, H, W) floats in [0, 1] to (N, classes) logits; trained in place
     train: Examples,          # to train on
@@ -427,7 +437,9 @@ def fit(
     """Train a network and keep the way it went: a checkpoint, a row of history and the observers' rows for each epoch.
 
     Same seed, machine and number of threads give the same bits, stopped or not, observed or not. Raises `InputError` if
-    `out` holds a run with other settings or is in use, `Diverged` if the loss is no longer finite (checkpoints stay)."""
+    `out` holds a run with other settings or is in use, or the network is tied to another number of examples; `Diverged` if
+    the loss is no longer finite (checkpoints stay)."""
+    with _unnoticed(model): _check_own(model.train(), train); _check_own(model.eval(), test)
     where = device()
     model.to(where, memory_format=torch.channels_last)
     train, test, path = train.to(where), test.to(where), Path(out)
@@ -473,16 +485,16 @@ def _epoch(epoch, run, model, optimizer, train, test, observers, using, bar, eve
     bar.set_postfix({k: f"{v:.3f}" for k, v in measured.items() if v is not None})
     return {"epoch": epoch, "lr": lr, "loss": loss, **measured}
 
-# %% ../nbs/02_training.ipynb #97144ce8
+# %% ../nbs/02_training.ipynb #867cecf1
 @styled
 def plot_history(
     history: pd.DataFrame,  # of a run
     ax=None,                # axes to draw on
 ):
-    "Accuracy on clean, noisy and test examples over epochs. Returns the axes."
+    "Accuracy on clean, noisy (or all, where the truth is not known) and test examples over epochs. Returns the axes."
     ax = axes(ax, figsize=(7, 3))
-    for k in ("clean", "noisy", "test"):
-        if k in history and history[k].notna().any(): ax.plot(history.epoch, history[k], color=colors[k], label=k)
+    for k in ("all", "clean", "noisy", "test"):
+        if k in history and history[k].notna().any(): ax.plot(history.epoch, history[k], color=colors["other" if k == "all" else k], label=k)
     ax.set(xlabel="epoch", ylabel="accuracy", ylim=(-0.03, 1.03), title="What is learned first, what is memorized later")
     ax.legend()
     return ax
