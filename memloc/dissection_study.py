@@ -226,21 +226,21 @@ def _dissect_report(out, this, results):
     write_page(out, f"Learned or memorized? {Path(results['data']).stem}", dissect_story(results), pngs, _dissect_figures,
                {"Share of pictures given the same class": agree, "How this was made": facts}, paper="Gu & Tresp, Neural Network Memorization Dissection, 2019")
 
-# %% ../nbs/12b_dissection_study.ipynb #cb0dc9f3
+# %% ../nbs/12b_dissection_study.ipynb #97d59f34
 dissection_claims = {   # figure: how it reads in a table. What Gu & Tresp say of it stands in the chapters
     "train_true": "training accuracy, true labels", "train_random": "training accuracy, random labels",
     "test_true": "test accuracy, true labels", "test_random": "test accuracy, random labels",
     "hunting_true": "epoch at which hunting ends, true labels", "hunting_random": "epoch at which hunting ends, random labels",
-    "spread_true": "relative spread of the input-gradient magnitude, true labels", "spread_random": "relative spread of the input-gradient magnitude, random labels",
-    "sure_true": "probability of the class on its patterns, true labels", "sure_random": "probability of the class on its patterns, random labels",
+    "spread_true": "spread of input gradients, true labels", "spread_random": "spread of input gradients, random labels",
+    "sure_true": "class probability on patterns, true labels", "sure_random": "class probability on patterns, random labels",
     "true": "Dist to another seed, true labels", "random": "Dist to another seed, random labels",
     "true_vgg13": "Dist to VGG13, true labels", "random_vgg13": "Dist to VGG13, random labels",
     "true_resnet32": "Dist to ResNet-32, true labels", "random_resnet32": "Dist to ResNet-32, random labels",
     "true_on_test": "Dist to another seed on test images, true labels", "random_on_test": "Dist to another seed on test images, random labels",
     "true_without_weight_decay": "Dist to another seed, true labels, no weight decay", "random_with_weight_decay": "Dist to another seed, random labels, weight decay",
     "random_with_augmentation": "Dist to another seed, random labels, augmentation", "augmented_train": "  training accuracy with augmentation",
-    "agree_true": "two seeds agree on test images, true labels", "agree_random": "two seeds agree on test images, random labels",
-    "nearest_true": "agrees with the nearest neighbour on test images, true labels", "nearest_random": "agrees with the nearest neighbour on test images, random labels"}
+    "agree_true": "agreement of two seeds, test images, true labels", "agree_random": "agreement of two seeds, test images, random labels",
+    "nearest_true": "  of network and nearest neighbour, true labels", "nearest_random": "  of network and nearest neighbour, random labels"}
 
 def dissection_findings(
     out: str | Path,  # folder of `dissect`

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['rival_names', 'dropout', 'dropout_story', 'compared', 'summarise_dropout']
 
-# %% ../nbs/12a_dropout_study.ipynb #115b0ca2
+# %% ../nbs/12a_dropout_study.ipynb #9ef23253
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from . import training
 from .data import InputError, subset
 from .dropout import compare, cost, drop, forgotten, plot_forgotten, plot_modes, plot_sweep, recalibrate, rivals, sweep, tie
 from .models import resnet9
-from .page import as_png, check_seeds, claim, environment, matrix, paired_gain, percent, spread_of, write_page
+from .page import as_png, check_seeds, claim, environment, matrix, median_range, paired_gain, percent, spread_of, write_page
 from .study import _data, plot_spread
 from .training import choose_precision, device, predict, write
 
@@ -186,7 +186,7 @@ def compared(
     about = {"data": Path(r["data"]).stem, **{k: r[k] for k in ("examples", "width", "epochs", "p_gen", "p_mem", "seed")}, "augment": r["augment"] or "none", "commit": r["environment"]["commit"]}
     return pd.DataFrame([about | {"noise": float(n), "network": name, **figures} for n, networks in r["comparison"].items() for name, figures in networks.items()])
 
-# %% ../nbs/12a_dropout_study.ipynb #79fc82dd
+# %% ../nbs/12a_dropout_study.ipynb #6969d50d
 def summarise_dropout(
     seeds,            # one comparison for each
     out: str | Path,  # folder; each goes to seed-N in it
@@ -197,20 +197,16 @@ def summarise_dropout(
     check_seeds(seeds, out, "dropout")
     results = [dropout(seed=s, out=out / f"seed-{s}", **settings) for s in seeds]
     same, first = ("data", "examples", "preset", "width", "epochs", "augment", "noise", "p_gen", "p_mem"), results[0]
-    spread = {k: spread_of([r[k] for r in results]) for k in first if k not in (*same, "seed", "map")}
+    spread = {k: spread_of([r[k] for r in results]) for k in first if k not in (*same, "seed")}
     tests = lambda n, network: [r["comparison"][n][network]["test"] for r in results]
     summary = {**{k: first[k] for k in same}, "seeds": seeds, **spread, "test_gain": {n: paired_gain(tests(n, "dropped_recalibrated"), tests(n, "plain_network")) for n in first["comparison"]}}
-    if "map" in first:
-        maps = {k: spread_of([r["map"][k] for r in results]) for k in ("clean", "noisy", "test")}
-        summary["map"] = {k: first["map"][k] for k in ("noise", "p_gen", "p_mem")} | maps
     write(out / "summary.json", json.dumps(summary, indent=1))
     write(out / "compared.csv", pd.concat([compared(out / f"seed-{s}") for s in seeds]).to_csv(index=False))
     _dropout_summary_report(out, summary)
     return summary
 
-# %% ../nbs/12a_dropout_study.ipynb #ae517544
+# %% ../nbs/12a_dropout_study.ipynb #b6b54564
 def _dropout_summary_report(out, s):
-    say = lambda f: f"{f['median']:.3f} ({f['min']:.3f} to {f['max']:.3f})" if f else ""
     pngs, tables = {}, {}
     story = [f"{len(s['seeds'])} seeds: {', '.join(map(str, s['seeds']))}. A figure is the median, with the least and the greatest in brackets."]
     for n, modes in s["comparison"].items():
@@ -218,7 +214,7 @@ def _dropout_summary_report(out, s):
         story.append(f"{percent(float(n))} wrong labels: test accuracy with memorization neurons dropped, less that of the plain network "
                      f"on the same data: {g['mean']:+.4f} on average" + (f", 95% interval {g['low']:+.4f} to {g['high']:+.4f}." if g["low"] is not None else "."))
         pngs[f"comparison-{n}"] = as_png(plot_spread(rows))
-        table = [(m.replace("_", ", "), *(say(f.get(k)) for k in ("clean", "noisy", "test"))) for m, f in rows.items()]
+        table = [(m.replace("_", ", "), *(median_range(f.get(k)) for k in ("clean", "noisy", "test"))) for m, f in rows.items()]
         tables[f"{percent(float(n))} wrong labels"] = [("", "clean", "noisy", "test"), *table]
     if "map" in s:
         grid = pd.MultiIndex.from_product([s["map"]["p_gen"], s["map"]["p_mem"]], names=["p_gen", "p_mem"]).to_frame(index=False)
