@@ -5,23 +5,24 @@
 # %% auto #0
 __all__ = ['main']
 
-# %% ../nbs/command.ipynb #6e397352
+# %% ../nbs/command.ipynb #ff9343c6
 import argparse, json, sys, warnings
 from pathlib import Path
 
 from . import __version__
 from .audit import kinds, methods
 from .audit_study import audit, audit_story, compare_audits
-from .bench import bench
+from .bench import bench, plot_bench
 from .data import InputError
 from .dissection_study import dissect, dissect_story, summarise_dissections
 from .dropout import mask_memory, tie
 from .dropout_study import dropout, dropout_story, rival_names, summarise_dropout
 from .models import resnet9
+from .page import as_png
 from .study import study, study_networks, study_probes, study_story, summarise
 from .training import Diverged, augmentations, write
 
-# %% ../nbs/command.ipynb #e79d2125
+# %% ../nbs/command.ipynb #8f77071b
 _examples = {
     "study": """examples:
   memloc study                                        digits, a few minutes on two cores, into runs/digits
@@ -48,7 +49,7 @@ _examples = {
   memloc audit --compare --kind confused --noise 0.1 0.2 --seeds 0 1 2    each class taken for one that looks like it""",
     "bench": """examples:
   memloc bench                                        some minutes on two cores
-  memloc bench --rounds 9 --out runs/bench            more turns, and a CSV"""}
+  memloc bench --rounds 9 --out runs/bench            more turns, and the table and its picture as files"""}
 
 # %% ../nbs/command.ipynb #013e0e5c
 def _data_options(p):
@@ -157,17 +158,19 @@ def _audit(a):
         print(*audit_story(audit(noise=noise[0], out=out, **given)), sep="\n")
     _end(out)
 
-# %% ../nbs/command.ipynb #1c92541a
+# %% ../nbs/command.ipynb #31f5575b
 def _bench_options(p):
     p.add_argument("--rounds", type=int, default=3, help="how often each pair is timed (default: 3)")
     _preset_option(p)
-    p.add_argument("--out", help="folder for bench.csv (default: print only)")
+    p.add_argument("--out", help="folder for bench.csv and bench.png (default: print only)")
 
 def _bench(a):
     if a.rounds < 1: raise InputError(f"{a.rounds} rounds were asked for: give at least 1")
     table = bench(a.rounds, a.preset)
     print(table.round(2).to_string(index=False), mask_memory(tie(resnet9(), examples=60_000), (3, 32, 32)).to_string(index=False), sep="\n\n")
-    if a.out: Path(a.out).mkdir(parents=True, exist_ok=True); write(Path(a.out) / "bench.csv", table.to_csv(index=False))
+    if a.out:
+        Path(a.out).mkdir(parents=True, exist_ok=True)
+        write(Path(a.out) / "bench.csv", table.to_csv(index=False)); write(Path(a.out) / "bench.png", as_png(plot_bench(table)))
 
 # %% ../nbs/command.ipynb #41cc4e78
 _commands = {
