@@ -59,6 +59,8 @@ def audit(
     noise: float = 0.,             # fraction of labels to make wrong, in [0, 1); 0 to look for those that are wrong already
     seed: int = 0,                 # of noise, network, order and masks
     out: str | Path | None = None, # folder; runs/<data>-audit if None
+    width: float | None = None,     # of the network, as in `resnet9`; the preset's if None
+    epochs: int | None = None,      # of training; the preset's if None
     show: int = 96,                # pictures on the page
     progress: bool = True,         # show a progress bar
 ) -> dict:                         # what results.json holds
@@ -66,8 +68,8 @@ def audit(
 
     An audit that was stopped goes on. Raises `InputError` for wrong input, before anything is written."""
     if show < 1: raise InputError(f"{show} pictures were asked for: show at least 1")
-    size = training.preset(preset)
-    settings = {"data": str(data), "examples": examples, "preset": size.name, "noise": noise, "seed": seed}
+    size = training.preset(preset, width, epochs)
+    settings = {"data": str(data), "examples": examples, "preset": size.name, "noise": noise, "seed": seed, "width": size.width, "epochs": size.recipe.epochs}
     out, recipe = Path("runs") / f"{Path(data).stem}-audit" if out is None else Path(out), replace(size.recipe, seed=seed, keep=(-1,))
     train, test = _audited(settings)
     tied = tie(resnet9(train.x.shape[1], len(train.classes), size.width, seed), examples=len(train), seed=seed)
@@ -78,7 +80,7 @@ def audit(
         run = fit(tied, train, test, recipe, out / "tied", progress=progress)
         frame, names = suspects(tied, train), dict(enumerate(train.classes))
         write(out / "suspects.csv", frame.assign(given=frame.given.map(names), says=frame.says.map(names)).to_csv(index=False))
-        about = {k: settings[k] for k in ("data", "preset", "seed", "noise")} | {"environment": environment(run.about["precision"])}
+        about = {k: settings[k] for k in ("data", "preset", "seed", "noise", "width")} | {"environment": environment(run.about["precision"])}
         trained = {"epochs": recipe.epochs, "seconds": round(run.seconds, 1), "test": float(run.history.test.iloc[-1])}
         write(results, json.dumps(about | {"training": trained, "audit": _found(tied, train, frame)}, indent=1))
     _audit_report(out, train, show)
@@ -109,7 +111,7 @@ def _audit_report(out, train, show):
         truth = () if not results["audit"]["wrong"] else (f"is: {train.classes[int(train.y_true[s.index])]}",)
         return f"# {s.index}", f"given: {s.given}", f"network: {s.says}", *truth, f"score: {s.score:.3f}"
     pictures = [(_picture(train.x[s.index]), lines(s)) for s in frame[:show].itertuples(index=False)]
-    facts = [*((k, results[k]) for k in ("preset", "seed", "noise")), ("seconds to train", results["training"]["seconds"]), *results["environment"].items()]
+    facts = [*((k, results[k]) for k in ("preset", "seed", "noise", "width")), ("epochs", results["training"]["epochs"]), ("seconds to train", results["training"]["seconds"]), *results["environment"].items()]
     write_page(out, f"Which labels of {Path(results['data']).stem} are wrong?", audit_story(results), {"scores": as_png(plot_scores(frame, train))}, _audit_figures,
                {"How this was made": facts}, {f"The {len(pictures)} most suspicious labels": pictures})
 
@@ -128,11 +130,13 @@ def compare_audits(
     kind: str = "uniform",               # of noise, uniform or confused
     seeds: tuple = (0, 1, 2),            # of noise, network, order and masks
     methods: tuple = methods,            # as for `rankings`
+    width: float | None = None,          # of the networks, as in `resnet9`; the preset's if None
+    epochs: int | None = None,           # of training; the preset's if None
     out: str | Path | None = None,       # folder; runs/<data>-compare if None
     progress: bool = True,               # show progress bars
 ) -> pd.DataFrame:                       # of `compare`
     "Find wrong labels by several methods where the truth is known, and write compare.csv and a report. What was stopped goes on."
-    size, out = training.preset(preset), Path("runs") / f"{Path(data).stem}-compare" if out is None else Path(out)
+    size, out = training.preset(preset, width, epochs), Path("runs") / f"{Path(data).stem}-compare" if out is None else Path(out)
     train, test = _audited({"data": data, "examples": examples, "preset": size.name, "noise": 0})
     network = partial(resnet9, train.x.shape[1], len(train.classes), size.width)
     predict(network(), subset(train, torch.tensor([0])))                     # refuses images that the network cannot take

@@ -57,6 +57,10 @@ def _data_options(p):
     p.add_argument("--examples", type=int, metavar="N", help="take N training examples, drawn at random (default: all, or what the preset says)")
     _preset_option(p)
 
+def _size_options(p, of="the network's channels"):
+    p.add_argument("--width", type=float, help=f"factor for {of} (default: what the preset says)")
+    p.add_argument("--epochs", type=int, help="of training (default: what the preset says)")
+
 def _preset_option(p): p.add_argument("--preset", help="smoke (seconds), laptop (minutes) or paper (the papers' sizes) (default: $MEMLOC_PRESET or laptop)")
 
 def _seed_options(p, what):
@@ -75,13 +79,13 @@ def _study_options(p):
     _data_options(p)
     p.add_argument("--noise", type=float, default=0.1, help="fraction of labels to make wrong, from 0 up to, but not including, 1 (default: 0.1)")
     p.add_argument("--network", default="resnet9", help=f"one of {', '.join(study_networks)} (default: resnet9)")
-    p.add_argument("--width", type=float, help="factor for its numbers of channels (default: what the preset says)")
+    _size_options(p)
     p.add_argument("--probes", nargs="*", default=study_probes, metavar="PROBE", help=f"which parts to run besides training, of {', '.join(study_probes)} (default: all)")
     _seed_options(p, "noise, network, order and masks")
     _out_option(p, "runs/DATA")
 
 def _study(a):
-    out, settings = _out(a), _given(a, "data", "examples", "preset", "noise", "network", "width") | {"probes": tuple(a.probes)}
+    out, settings = _out(a), _given(a, "data", "examples", "preset", "noise", "network", "width", "epochs") | {"probes": tuple(a.probes)}
     if a.seeds: summarise(a.seeds, out, **settings)
     else:
         results = study(seed=a.seed, out=out, **settings)
@@ -96,8 +100,7 @@ def _dropout_options(p):
     p.add_argument("--p-mem", type=float, default=.1, help="probability of owning one of the others (default: 0.1)")
     p.add_argument("--map-p-gen", type=float, nargs="*", default=[.1, .2, .3, .5], metavar="P", help="values for the map; none for no map (default: 0.1 0.2 0.3 0.5)")
     p.add_argument("--map-p-mem", type=float, nargs="*", default=[0., .05, .1, .2, .4], metavar="P", help="values for the map (default: 0 0.05 0.1 0.2 0.4)")
-    p.add_argument("--width", type=float, help="factor for the network's channels (default: what the preset says)")
-    p.add_argument("--epochs", type=int, help="of training (default: what the preset says)")
+    _size_options(p)
     p.add_argument("--augment", help=f"training images: {' or '.join(augmentations)} (default: as they are)")
     p.add_argument("--rivals", nargs="*", default=rival_names, metavar="RIVAL", help=f"what is compared besides the plain network; none for none (default: {' '.join(n.replace(' ', '-') for n in rival_names)})")
     _seed_options(p, "noise, network, order and masks")
@@ -117,8 +120,7 @@ def _dissect_options(p):
     p.add_argument("--networks", type=int, metavar="N", help="VGG11s of each kind of labels that are laid over each other (default: what the preset says)")
     p.add_argument("--others", nargs="*", default=["vgg13", "resnet32"], metavar="NETWORK", help="networks of another make to compare a VGG11 with; none for none (default: vgg13 resnet32)")
     p.add_argument("--noise", type=float, nargs="*", default=[0., .2, .4, .6, .8, 1.], help="fractions of labels drawn anew, for the step from learning to memorizing; none to leave it out (default: 0 0.2 0.4 0.6 0.8 1)")
-    p.add_argument("--width", type=float, help="factor for VGG11's channels; the others go in proportion (default: what the preset says)")
-    p.add_argument("--epochs", type=int, help="of training (default: what the preset says)")
+    _size_options(p, "VGG11's channels; the others go in proportion")
     p.add_argument("--longer", type=int, metavar="N", help="times as many epochs with augmentation (default: what the preset says)")
     p.add_argument("--unfitted", action="store_true", help="go on with networks that never reached 100%% on their training set")
     _seed_options(p, "random labels, networks, generator and starts")
@@ -136,6 +138,7 @@ def _dissect(a):
 def _audit_options(p):
     _data_options(p)
     p.add_argument("--noise", type=float, nargs="+", help="fraction of labels to make wrong first; several with --compare (default: 0; with --compare 0.05 0.1 0.2 0.4)")
+    _size_options(p)
     p.add_argument("--seed", type=int, help="of noise, network, order and masks (default: 0)")
     _out_option(p, "runs/DATA-audit, or runs/DATA-compare")
     p.add_argument("--show", type=int, metavar="N", help="how many pictures the page shows (default: 96)")
@@ -147,7 +150,7 @@ def _audit_options(p):
 def _audit(a):
     foreign = [f"--{k}" for k in (("seed", "show") if a.compare else ("seeds", "kind", "methods")) if getattr(a, k) is not None]
     if foreign: raise InputError(f"{', '.join(foreign)} cannot be had {'with' if a.compare else 'without'} --compare: leave it out, or {'leave out' if a.compare else 'add'} --compare")
-    given = {k: v for k, v in _given(a, "data", "examples", "preset", "seed", "show", "seeds", "kind", "methods").items() if v is not None}
+    given = {k: v for k, v in _given(a, "data", "examples", "preset", "width", "epochs", "seed", "show", "seeds", "kind", "methods").items() if v is not None}
     if a.compare:
         out = _out(a, "-compare")
         table = compare_audits(out=out, **given, **({"noises": a.noise} if a.noise else {}))

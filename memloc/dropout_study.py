@@ -28,11 +28,10 @@ rival_names = ("standard dropout", "sparse", "narrow")
 class _Dropout:
     "What the parts of `memloc dropout` share, at one share of wrong labels"
     def __init__(self, settings, noise, out, progress):
-        size, self.seed, self.out, self.progress = training.preset(settings["preset"]), settings["seed"], Path(out) / f"noise-{noise}", progress
+        size = training.preset(settings["preset"], settings["width"], settings["epochs"])
+        self.seed, self.out, self.progress = settings["seed"], Path(out) / f"noise-{noise}", progress
         self.train, self.test = _data(settings | {"noise": noise})         # refuses noise that leaves nothing to forget
-        self.recipe, self.width = replace(size.recipe, seed=self.seed), size.width if settings["width"] is None else settings["width"]
-        self.recipe = replace(self.recipe, augment=settings["augment"])
-        if settings["epochs"] is not None: self.recipe = replace(self.recipe, epochs=settings["epochs"], peak=self.recipe.peak * settings["epochs"] / self.recipe.epochs)
+        self.recipe, self.width = replace(size.recipe, seed=self.seed, augment=settings["augment"]), size.width
         self.settings, self.pair = settings, (settings["p_gen"], settings["p_mem"])
         self.name = "p_gen {} p_mem {}".format(*self.pair)          # as `sweep` calls it
 
@@ -83,9 +82,8 @@ def dropout(
     """Compare example-tied dropout with the plain network and its rivals, map p_gen and p_mem, list what is forgotten, and write a report.
 
     What was stopped goes on. Raises `InputError` for wrong input, before anything is written."""
-    noise, size = tuple(map(float, noise)), training.preset(preset)
+    noise, size = tuple(map(float, noise)), training.preset(preset, width, epochs)
     if not noise or len(set(noise)) < len(noise): raise InputError("give each noise once, and at least one")
-    if width is not None and width <= 0: raise InputError(f"the width is {width}: give a factor above 0")
     settings = {"data": str(data), "examples": examples, "preset": size.name, "noise": list(noise), "seed": seed,
                 "p_gen": p_gen, "p_mem": p_mem, "map_p_gen": list(map_p_gen), "map_p_mem": list(map_p_mem), "width": width, "epochs": epochs, "augment": augment, "rivals": list(rivals)}
     unknown = [r for r in rivals if r not in rival_names]

@@ -94,10 +94,11 @@ study_networks = {"resnet9": resnet9, "resnet50": resnet50, "vit": vit}
 class _Study:
     "What the parts of a study share: data, network, recipe, and the plain run, which is trained when first asked for"
     def __init__(self, settings, out, progress):
-        size, self.seed, self.out, self.progress = training.preset(settings["preset"]), settings["seed"], out, progress
+        size = training.preset(settings["preset"], settings["width"], settings["epochs"])
+        self.seed, self.out, self.progress = settings["seed"], out, progress
         self.train, self.test = _data(settings)
         self._network = study_networks[settings["network"]]
-        self.recipe, self.width, self.probed, self._plain = replace(size.recipe, seed=self.seed), settings["width"], size.probed, None
+        self.recipe, self.width, self.probed, self._plain = replace(size.recipe, seed=self.seed), size.width, size.probed, None
 
     def network(self): return self._network(self.train.x.shape[1], len(self.train.classes), self.width, self.seed)
 
@@ -119,6 +120,7 @@ def study(
     probes: tuple = tuple(study_probes), # which parts, besides training
     network: str = "resnet9",      # resnet9, resnet50 or vit
     width: float | None = None,    # factor for its numbers of channels; the preset's if None
+    epochs: int | None = None,     # of training; the preset's if None
     progress: bool = True,         # show progress bars
 ) -> dict:                         # what results.json holds
     """Train on labels that lie, run the probes and example-tied dropout, and write a report.
@@ -126,11 +128,10 @@ def study(
     A study that was stopped goes on. Raises `InputError` for wrong input, before anything is written."""
     unknown = [p for p in probes if p not in study_probes]
     if unknown: raise InputError(f"there is no probe {', '.join(unknown)}: choose from {', '.join(study_probes)}")
-    if width is not None and width <= 0: raise InputError(f"the width is {width}: give a factor above 0")
     if network not in study_networks: raise InputError(f"there is no network {network}: choose from {', '.join(study_networks)}")
-    size = training.preset(preset)
+    size = training.preset(preset, width, epochs)
     settings = {"data": str(data), "examples": examples, "preset": size.name, "noise": noise, "seed": seed, "network": network,
-                "width": size.width if width is None else width}
+                "width": size.width, "epochs": size.recipe.epochs}
     out = Path("runs") / Path(data).stem if out is None else Path(out)
     this = _Study(settings, out, progress)
     claim(out, "study", settings | {"fingerprint": this.train.fingerprint, "test": this.test.fingerprint})
@@ -230,7 +231,7 @@ def report(
     results, train = json.loads((out / "results.json").read_text()), _data(json.loads((out / "study.json").read_text()))[0]
     pngs = _draw(out, train, results)
     facts = [*((k, results[k]) for k in ("network", "width", "preset", "seed", "noise")), ("training examples", f"{len(train):,}"),
-             ("seconds to train the plain network", results["training"]["seconds"]), *results["environment"].items()]
+             ("epochs", results["training"]["epochs"]), ("seconds to train the plain network", results["training"]["seconds"]), *results["environment"].items()]
     write_page(out, f"What did a network memorize of {Path(results['data']).stem}?", study_story(results, len(train)), pngs, _figures, {"How this was made": facts})
     return out / "report.html"
 

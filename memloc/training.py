@@ -76,12 +76,19 @@ presets = {p.name: p for p in [
     Preset("paper", Recipe(), 1.0, None, 1000)]}
 
 def preset(
-    name: str | None = None,  # smoke, laptop or paper; `$MEMLOC_PRESET` if None, and laptop if that is not set
+    name: str | None = None,     # smoke, laptop or paper; `$MEMLOC_PRESET` if None, and laptop if that is not set
+    width: float | None = None,  # factor for the network's channels, if not the preset's
+    epochs: int | None = None,   # of training, if not the preset's; the learning rate keeps its shape
 ) -> Preset:
-    "A preset by name."
+    "A preset by name; `InputError` for another name, a width of 0 or less, or fewer than one epoch."
     name = name or os.environ.get("MEMLOC_PRESET") or "laptop"
     if name not in presets: raise InputError(f"there is no preset {name}: choose one of {', '.join(presets)}")
-    return presets[name]
+    size = presets[name]
+    if width is not None:
+        if width <= 0: raise InputError(f"the width is {width}: give a factor above 0")
+        size = replace(size, width=width)
+    if epochs is None: return size
+    return replace(size, recipe=replace(size.recipe, epochs=epochs, peak=size.recipe.peak * epochs / size.recipe.epochs))
 
 # %% ../nbs/02_training.ipynb #7be6ac39
 def device() -> torch.device:
