@@ -30,6 +30,7 @@ def _scale(size, settings):
     if epochs is not None: scale = replace(scale, recipe=replace(scale.recipe, epochs=epochs))
     return scale if longer is None else replace(scale, longer=longer)
 
+# %% ../nbs/12b_dissection_study.ipynb #c0426fc4
 class _Dissection:
     "What the parts of a dissection share; each is made when first asked for, and kept on the disk"
     def __init__(self, settings, out, progress):
@@ -102,12 +103,14 @@ def _fitting_part(d):
     frame = pd.concat([t.assign(labels=labels, network=k) for labels, each in tables.items() for k, t in enumerate(each)])
     return {"fitting": section}, {"fitting": frame}
 
+# %% ../nbs/12b_dissection_study.ipynb #18e06209
 def _patterns_part(d):
     "The generator, and what both kinds of networks look for"
     sure = lambda p: {f"confidence_{when}": getattr(p, f"confidence_{when}").mean().item() for when in ("before", "after")}
     history = d.gan().history
     return {"patterns": {**sure(d.patterns(**_kinds["true"])), "random": sure(d.patterns(**_kinds["random"])), "diversity": float(history.diversity.iloc[-1])}}, {"dcgan": history}
 
+# %% ../nbs/12b_dissection_study.ipynb #e5ff47ab
 def _dissimilarity_part(d):
     "Equation 2: against another seed and other networks; on test images; and what weight decay and augmentation change"
     others = {"vgg11_other_seed": dict(k=1)} | {kind: dict(kind=kind) for kind in d.others}
@@ -190,6 +193,7 @@ _dissect_figures = {
     "by_noise": ("From learning to memorizing",
         "The same between two seeds of VGG11, for training sets of which a growing part has random labels.")}
 
+# %% ../nbs/12b_dissection_study.ipynb #00c6f346
 def dissect_story(r):
     "What was found, in sentences, from results"
     f, p, d = r["fitting"], r["patterns"], r["dissimilarity"]
@@ -242,6 +246,7 @@ dissection_claims = {   # figure: how it reads in a table. What Gu & Tresp say o
     "agree_true": "agreement of two seeds, test images, true labels", "agree_random": "agreement of two seeds, test images, random labels",
     "nearest_true": "  of network and nearest neighbour, true labels", "nearest_random": "  of network and nearest neighbour, random labels"}
 
+# %% ../nbs/12b_dissection_study.ipynb #f4203d92
 def dissection_findings(
     out: str | Path,  # folder of `dissect`
 ) -> pd.Series:       # what was dissected (data, examples, network, width, epochs, networks, preset, seed, commit), the figures of `dissection_claims`, and Dist at each noise

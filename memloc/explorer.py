@@ -112,6 +112,7 @@ def _end(self: Explorer, *rows):
     self.draw()
     self.observe(lambda change: self.waiting or self.draw(), names=list(self.choices))
 
+# %% ../nbs/13_explorer.ipynb #2469a8aa
 @patch
 def draw(self: Explorer):
     "Bring numbers and picture up to the state."
@@ -226,6 +227,7 @@ def _label(examples, i):
     lies = examples.y_true is not None and examples.y[i] != examples.y_true[i]
     return f"{given} (is {examples.classes[int(examples.y_true[i])]})" if lies else given
 
+# %% ../nbs/13_explorer.ipynb #7df8878b
 class Gallery:
     "A row of examples in `ax`, framed in a colour, with lines of text below each."
     font = ImageFont.truetype(findfont("DejaVu Sans"), 10)
@@ -579,6 +581,7 @@ def _update_map(self: NeuronExplorer, path):
     x, y = self.place[self.pick_layer.value, min(self.pick_neuron.value, self.sites[self.pick_layer.value].channels - 1)]
     self.cursor.set_xy((x - .5, y - .5))
 
+# %% ../nbs/13_explorer.ipynb #346d6730
 @patch
 def _update(self: NeuronExplorer):
     "The line of numbers, and the numbers"
@@ -667,6 +670,7 @@ def _lay_out(self: DropoutExplorer, columns):
     self.galleries = {g: Gallery(self.figure.add_subplot(grid[2 + k, :]), self.train, columns, colors.get(g, colors["other"])) for k, g in enumerate(self.groups)}
     self.live = sum(([*self.bars[g], *self.values[g], self.maps[g]] for g in shown), [*sum((g.live for g in self.galleries.values()), [])]) + self.marks
 
+# %% ../nbs/13_explorer.ipynb #56c9029f
 @patch
 def _update(self: DropoutExplorer):
     "The line of numbers, and the numbers"
@@ -768,6 +772,7 @@ def _film(self: PatternExplorer):
     way = self.ways[self.network][:, self.label, self.start]
     return np.concatenate([np.pad(_rgb(x), ((0, 0), (0, self.frame), (0, 0)), constant_values=255) for x in way], 1)
 
+# %% ../nbs/13_explorer.ipynb #f9bdd774
 @patch
 def _update(self: PatternExplorer):
     "The line of numbers, and the numbers"

@@ -206,6 +206,7 @@ def _without(gates, sets, where):
         row[[column[tuple(name)] for name in off]] = 0
     return values
 
+# %% ../nbs/06_neurons.ipynb #399c6bcd
 def answers_without(
     model: nn.Module,         # any network
     train: Examples,          # with the example in it
@@ -223,6 +224,7 @@ def answers_without(
             return pd.DataFrame(gates(x, values).softmax(1).cpu().numpy())
     finally: model.train(was)
 
+# %% ../nbs/06_neurons.ipynb #2fdff745
 def accuracy_without(
     model: nn.Module,         # any network
     train: Examples,          # its training set

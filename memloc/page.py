@@ -91,6 +91,7 @@ def percent(v) -> str:
     "A fraction as people read it."
     return f"{round(100 * v, 1):g}%"
 
+# %% ../nbs/page.ipynb #eefdbb69
 def spread_of(
     values: list,  # results of the same shape: dicts, lists and numbers
     along=("layers", "epochs", "noise", "p_gen", "p_mem"),  # keys of what results are laid out along, the same in all; kept as it is
@@ -113,6 +114,7 @@ def median_range(
     "A spread as people read it: median (least to greatest)."
     return f"{spread['median']:{form}} ({spread['min']:{form}} to {spread['max']:{form}})" if spread else ""
 
+# %% ../nbs/page.ipynb #64687119
 def paired_gain(
     better,     # accuracies, one a pair
     than,       # those that they are compared with

@@ -271,6 +271,7 @@ def maximize(
     if not z.isfinite().all(): raise Diverged(f"the ascent left all bounds: try a smaller lr (now {lr})")
     return Patterns(target, z, before, pictures, confidence, after, way)
 
+# %% ../nbs/09_patterns.ipynb #d2be9148
 def probabilities(
     f: nn.Module,      # a network; left as it was
     pictures: Tensor,  # (..., C, H, W) in [0, 1]

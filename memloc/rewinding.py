@@ -38,6 +38,7 @@ def _taken(model, layer, take):
     if take == "weights": return [n for n in parameters if n.rpartition(".")[0] == owners[0]]
     return [n for n, b in model.state_dict(keep_vars=True).items() if n.rpartition(".")[0] in owners]
 
+# %% ../nbs/04_rewinding.ipynb #6a0b6609
 def rewind(
     run: Run,                    # a finished run with its checkpoints
     train: Examples,             # the training set of that run

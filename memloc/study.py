@@ -48,6 +48,7 @@ def _gradients(study):
     share, cosine = noisy_share(frame), frame.pivot(index="epoch", columns="layer", values="cosine")[list(frame.layer.unique())]
     return {"gradients": {"layers": list(share), "epochs": share.index.tolist(), "noisy_share": matrix(share), "cosine": matrix(cosine)}}, {"gradients": frame}
 
+# %% ../nbs/12_study.ipynb #051d252c
 def _rewinding(study):
     "Every layer put back to eleven checkpoints"
     run, epochs = study.plain()[0], sorted({round(e) for e in np.linspace(0, study.recipe.epochs, 11)})
@@ -61,6 +62,7 @@ def _retraining(study):
     end = frame[frame.epoch == frame.epoch.max()]
     return {"retraining": {"layers": end.layer.tolist(), "clean": end.clean.tolist(), "noisy": end.noisy.tolist()}}, {"retraining": frame}
 
+# %% ../nbs/12_study.ipynb #3086d641
 def _neurons(study):
     "Clean and noisy examples taken apart, the first of each that the network gets right"
     run, train, most = study.plain()[0], study.train, 100
@@ -78,6 +80,7 @@ def _neurons(study):
                          "accuracy_after": {k: None if pd.isna(v := mine[mine.flipped][f"{k}_after"].mean()) else float(v) for k in ("clean", "noisy")}}
     return {"neurons": before}, {"neurons": removals, "neurons_after": after}
 
+# %% ../nbs/12_study.ipynb #a75f0abd
 def _dropout(study):
     "Example-tied dropout in each mode"
     tied = tie(study.network(), examples=len(study.train), seed=study.seed)
@@ -201,6 +204,7 @@ _figures = {   # file: (heading, what the picture says, the tables that it needs
         "low orange bar means that wrong labels are forgotten; blue and green show what that costs.",
         ("dropout", "history"))}
 
+# %% ../nbs/12_study.ipynb #d79c6640
 def _draw(out, train, results):
     "Draw the figures whose tables are in `out`; {name: PNG}"
     tables = {f.stem: pd.read_csv(f) for f in out.glob("*.csv")}
@@ -326,6 +330,7 @@ def summarise(
     _summary_report(out, summary, claims(found))
     return summary
 
+# %% ../nbs/12_study.ipynb #38108182
 def _summary_report(out, s, found):
     rows = {"plain network": s["training"], **s.get("dropout", {})}
     table = [("", "clean", "noisy", "test"), *((m.replace("_", ", "), *(median_range(f.get(k)) for k in ("clean", "noisy", "test"))) for m, f in rows.items())]
@@ -340,6 +345,7 @@ def _summary_report(out, s, found):
     if "gradients" in s: pngs["gradients_cosines"] = as_png(plot_cosines(_median_frame(s["gradients"])))
     write_page(out, f"What do networks memorize of {Path(s['data']).stem}?", story, pngs, _figures, tables)
 
+# %% ../nbs/12_study.ipynb #36b3d0d7
 @styled
 def plot_spread(
     rows: dict,  # {network or mode: {"clean", "noisy", "test": {"median", "min", "max"}}}
