@@ -35,7 +35,8 @@ _examples = {
   memloc dropout --noise 0.1 --map-p-gen              the comparison alone, at one noise
   memloc dropout --data cifar10 --preset paper --seeds 0 1 2 --noise 0.1
   memloc dropout --data mnist --examples 10000 --p-gen 0.3 --width 0.5 --epochs 20
-  memloc dropout --data cifar10 --noise 0.1 --augment crop+flip --rivals --map-p-gen     the plain and the tied network alone""",
+  memloc dropout --data cifar10 --noise 0.1 --augment crop --blocks conv3 res2 conv4 --rivals --map-p-gen
+                                                      the plain network, and one of which the later blocks are tied""",
     "dissect": """examples:
   memloc dissect                                      digits, some minutes on two cores, into runs/digits-dissected
   memloc dissect --data mnist --examples 10000 --networks 3 --epochs 60
@@ -98,6 +99,7 @@ def _dropout_options(p):
     p.add_argument("--noise", type=float, nargs="+", default=[.1, .2, .4], help="fractions of labels to make wrong; the map is drawn at the first (default: 0.1 0.2 0.4)")
     p.add_argument("--p-gen", type=float, default=.2, help="share of neurons that always fire (default: 0.2)")
     p.add_argument("--p-mem", type=float, default=.1, help="probability of owning one of the others (default: 0.1)")
+    p.add_argument("--blocks", dest="names", nargs="+", metavar="BLOCK", help="which blocks to tie, of conv1, conv2, res1, conv3, res2, conv4 (default: all)")
     p.add_argument("--map-p-gen", type=float, nargs="*", default=[.1, .2, .3, .5], metavar="P", help="values for the map; none for no map (default: 0.1 0.2 0.3 0.5)")
     p.add_argument("--map-p-mem", type=float, nargs="*", default=[0., .05, .1, .2, .4], metavar="P", help="values for the map (default: 0 0.05 0.1 0.2 0.4)")
     _size_options(p)
@@ -107,7 +109,7 @@ def _dropout_options(p):
     _out_option(p, "runs/DATA-dropout")
 
 def _dropout(a):
-    out, settings = _out(a, "-dropout"), _given(a, "data", "examples", "preset", "noise", "p_gen", "p_mem", "map_p_gen", "map_p_mem", "width", "epochs", "augment") | {"rivals": tuple(r.replace("-", " ") for r in a.rivals)}
+    out, settings = _out(a, "-dropout"), _given(a, "data", "examples", "preset", "noise", "p_gen", "p_mem", "names", "map_p_gen", "map_p_mem", "width", "epochs", "augment") | {"rivals": tuple(r.replace("-", " ") for r in a.rivals)}
     if a.seeds: summarise_dropout(a.seeds, out, **settings)
     else:
         results = dropout(seed=a.seed, out=out, **settings)

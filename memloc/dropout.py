@@ -353,26 +353,29 @@ def _silence(p, dim, module, inputs, out):
 
 @network
 def standard_dropout(
-    model: nn.Module,  # any network
-    p: float = 0.5,    # probability with which a neuron is silent in a training step
-    seed: int = 0,     # of nothing: the draws are those of torch's generator
-) -> nn.Module:        # the same network
+    model: nn.Module,           # any network
+    p: float = 0.5,             # probability with which a neuron is silent in a training step
+    names: list | None = None,  # blocks, as in `tie`
+    seed: int = 0,              # of nothing: the draws are those of torch's generator
+) -> nn.Module:                 # the same network
     "Add dropout of neurons behind the blocks of a network, drawn anew for each example in each step."
-    for site in blocks(model).values(): model.get_submodule(site.module).register_forward_hook(partial(_silence, p, site.dim))
+    for name, site in blocks(model).items():
+        if names is None or name in names: model.get_submodule(site.module).register_forward_hook(partial(_silence, p, site.dim))
     return model
 
 def rivals(
-    make,                 # called without arguments, makes a new network
-    shape: tuple,         # of one image, (C, H, W)
-    p_gen: float = 0.2,   # as in `tie`
-    p_mem: float = 0.1,   # as in `tie`
-    p: float = 0.5,       # of standard dropout
-    seed: int = 0,        # which neurons the sparse network has
-) -> dict:                # {"standard dropout", "sparse", "narrow": untrained network}
+    make,                       # called without arguments, makes a new network
+    shape: tuple,               # of one image, (C, H, W)
+    p_gen: float = 0.2,         # as in `tie`
+    p_mem: float = 0.1,         # as in `tie`
+    p: float = 0.5,             # of standard dropout
+    names: list | None = None,  # blocks, as in `tie`
+    seed: int = 0,              # which neurons the sparse network has
+) -> dict:                      # {"standard dropout", "sparse", "narrow": untrained network}
     "What example-tied dropout is to be compared with, apart from the plain network (Maini et al. 2023, section 4.2)."
-    sparse = tie(make(), 1, p_gen, p_mem, seed=seed)
+    sparse = tie(make(), 1, p_gen, p_mem, names, seed)
     sparse.mode = "own"
-    return {"standard dropout": standard_dropout(make(), p), "sparse": sparse, "narrow": drop(tie(make(), 1, p_gen, 0.), shape)}
+    return {"standard dropout": standard_dropout(make(), p, names), "sparse": sparse, "narrow": drop(tie(make(), 1, p_gen, 0., names), shape)}
 
 # %% ../nbs/07_dropout.ipynb #7db8833f
 def _kept(path, measure):
@@ -411,12 +414,13 @@ def sweep(
     out: str | Path,                # folder; each pair is a run in it
     p_gens=(0.1, 0.2, 0.4),         # values of p_gen
     p_mems=(0.02, 0.05, 0.1, 0.2),  # values of p_mem
+    names: list | None = None,      # blocks, as in `tie`
     seed: int = 0,                  # who owns what
     progress: bool = True,          # show progress bars
 ) -> pd.DataFrame:                  # a row a pair: p_gen, p_mem, own_clean, own_noisy, and after dropping (and recalibrating) clean, noisy, test
     "Train a tied network for each p_gen and p_mem (Maini et al. 2023, section 4.2), and measure what is left after dropping. `InputError` where the truth is not known."
     if not train.noisy.any(): raise InputError(f"no label of {train.name} is wrong, so there is nothing to forget: add label noise")
-    models, rows = {(g, m): tie(make(), len(train), g, m, seed=seed) for g in p_gens for m in p_mems}, []
+    models, rows = {(g, m): tie(make(), len(train), g, m, names, seed) for g in p_gens for m in p_mems}, []
     for (p_gen, p_mem), model in models.items():
         found = compare({f"p_gen {p_gen} p_mem {p_mem}": model}, train, test, recipe, out, progress)
         own, end = found.iloc[0], found.iloc[-1]

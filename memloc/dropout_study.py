@@ -32,11 +32,11 @@ class _Dropout:
         self.seed, self.out, self.progress = settings["seed"], Path(out) / f"noise-{noise}", progress
         self.train, self.test = _data(settings | {"noise": noise})         # refuses noise that leaves nothing to forget
         self.recipe, self.width = replace(size.recipe, seed=self.seed, augment=settings["augment"]), size.width
-        self.settings, self.pair = settings, (settings["p_gen"], settings["p_mem"])
+        self.settings, self.pair, self.names = settings, (settings["p_gen"], settings["p_mem"]), settings["names"]
         self.name = "p_gen {} p_mem {}".format(*self.pair)          # as `sweep` calls it
 
     def network(self): return resnet9(self.train.x.shape[1], len(self.train.classes), self.width, self.seed)
-    def tied(self): return tie(self.network(), len(self.train), *self.pair, seed=self.seed)
+    def tied(self): return tie(self.network(), len(self.train), *self.pair, self.names, self.seed)
     def compare(self, models): return compare(models, self.train, self.test, self.recipe, self.out, self.progress)
 
     def trained(self):
@@ -46,7 +46,7 @@ class _Dropout:
         return model
 
 def _comparison(this):
-    every = rivals(this.network, this.train.x.shape[1:], *this.pair, seed=this.seed)
+    every = rivals(this.network, this.train.x.shape[1:], *this.pair, names=this.names, seed=this.seed)
     return this.compare({"plain network": this.network(), **{name: every[name] for name in this.settings["rivals"]}, this.name: this.tied()})
 
 def _forgotten(this): return forgotten(this.trained(), this.train)
@@ -59,7 +59,7 @@ def _extracted(this):
 
 def _map(this):
     s = this.settings
-    return sweep(this.network, this.train, this.test, this.recipe, this.out, s["map_p_gen"], s["map_p_mem"], this.seed, this.progress)
+    return sweep(this.network, this.train, this.test, this.recipe, this.out, s["map_p_gen"], s["map_p_mem"], this.names, this.seed, this.progress)
 
 # %% ../nbs/12a_dropout_study.ipynb #ab4787bf
 def dropout(
@@ -71,6 +71,7 @@ def dropout(
     out: str | Path | None = None,  # folder; runs/<data>-dropout if None
     p_gen: float = 0.2,             # as in `tie`, in the comparison
     p_mem: float = 0.1,             # as in `tie`, in the comparison
+    names: list | None = None,      # blocks that are tied, as in `tie`; all if None
     map_p_gen: tuple = (.1, .2, .3, .5),         # values for the map; empty for no map
     map_p_mem: tuple = (0., .05, .1, .2, .4),    # values for the map
     width: float | None = None,     # of the network, as in `resnet9`; the preset's if None
@@ -85,15 +86,16 @@ def dropout(
     noise, size = tuple(map(float, noise)), training.preset(preset, width, epochs)
     if not noise or len(set(noise)) < len(noise): raise InputError("give each noise once, and at least one")
     settings = {"data": str(data), "examples": examples, "preset": size.name, "noise": list(noise), "seed": seed,
-                "p_gen": p_gen, "p_mem": p_mem, "map_p_gen": list(map_p_gen), "map_p_mem": list(map_p_mem), "width": width, "epochs": epochs, "augment": augment, "rivals": list(rivals)}
+                "p_gen": p_gen, "p_mem": p_mem, "names": None if names is None else list(names), "map_p_gen": list(map_p_gen), "map_p_mem": list(map_p_mem), "width": width, "epochs": epochs, "augment": augment, "rivals": list(rivals)}
     unknown = [r for r in rivals if r not in rival_names]
     if unknown: raise InputError(f"there is no rival {', '.join(map(str, unknown))}: choose among {', '.join(rival_names)}")
     out = Path("runs") / f"{Path(data).stem}-dropout" if out is None else Path(out)
     these = {n: _Dropout(settings, n, out, progress) for n in noise}
     first = these[noise[0]]
     predict(first.network(), subset(first.train, torch.tensor([0])))               # refuses images that the network cannot take
-    for g in (p_gen, *map_p_gen): tie(first.network(), 1, g, p_mem)                # what cannot be tied is refused now
+    for g in (p_gen, *map_p_gen): tie(first.network(), 1, g, p_mem, names)         # what cannot be tied is refused now
     for m in map_p_mem: tie(first.network(), 1, p_gen, m)
+    drop(tie(first.network(), 1, p_gen, p_mem, names), first.train.x.shape[1:])    # and so is what cannot be extracted
     claim(out, "dropout", settings | {"fingerprint": first.train.fingerprint, "test": first.test.fingerprint})
     todo = {f"comparison-{n}": (_comparison, these[n]) for n in noise} | {"forgotten": (_forgotten, first), "extracted": (_extracted, first)}
     if map_p_gen and map_p_mem: todo["map"] = _map, first
@@ -109,7 +111,7 @@ def _dropout_results(settings, this, tables, where):
         return {row["mode"].replace(" ", "_"): {k: float(row[k]) for k in groups if pd.notna(row[k])} for row in tables[f"comparison-{n}"].to_dict("records")}
     gone, costs = tables["forgotten"], tables["extracted"].set_index("network")
     r = {**{k: settings[k] for k in ("data", "preset", "seed", "noise", "p_gen", "p_mem")},
-         "examples": len(this.train), "width": this.width, "epochs": this.recipe.epochs, "augment": settings["augment"],
+         "examples": len(this.train), "width": this.width, "epochs": this.recipe.epochs, "augment": settings["augment"], "names": settings["names"],
          "environment": where,
          "comparison": {str(n): comparison(n) for n in settings["noise"]},
          "forgotten": {"clean": int((gone.noisy == False).sum()), "noisy": int((gone.noisy == True).sum())},
@@ -167,7 +169,7 @@ def _dropout_report(out, settings, this, tables):
     if "map" in tables: pngs["map"] = as_png(plot_sweep(tables["map"]))
     clean = tables["forgotten"][tables["forgotten"].noisy == False]
     if len(clean): pngs["forgotten"] = as_png(plot_forgotten(clean, this.train, 24))
-    facts = [*((k, settings[k]) for k in ("preset", "seed")), ("width", this.width), ("epochs", this.recipe.epochs), ("augmentation", settings["augment"] or "none"), *results["environment"].items()]
+    facts = [*((k, settings[k]) for k in ("preset", "seed")), ("width", this.width), ("epochs", this.recipe.epochs), ("augmentation", settings["augment"] or "none"), ("tied blocks", ", ".join(settings["names"] or ["all"])), *results["environment"].items()]
     tables = {f"{percent(n)} wrong labels": _accuracy_rows(tables[f"comparison-{n}"]) for n in settings["noise"]} | {"How this was made": facts}
     title = f"Example-tied dropout on {Path(settings['data']).stem}"
     write_page(out, title, dropout_story(results, len(this.train)), pngs, _captions(pngs), tables)
@@ -181,7 +183,7 @@ def compared(
     file = Path(out) / "results.json"
     if not file.is_file(): raise InputError(f"{out} holds no finished comparison: run memloc dropout --out {out} first")
     r = json.loads(file.read_text())
-    about = {"data": Path(r["data"]).stem, **{k: r[k] for k in ("examples", "width", "epochs", "p_gen", "p_mem", "seed")}, "augment": r["augment"] or "none", "commit": r["environment"]["commit"]}
+    about = {"data": Path(r["data"]).stem, **{k: r[k] for k in ("examples", "width", "epochs", "p_gen", "p_mem", "seed")}, "augment": r["augment"] or "none", "blocks": " ".join(r["names"] or ["all"]), "commit": r["environment"]["commit"]}
     return pd.DataFrame([about | {"noise": float(n), "network": name, **figures} for n, networks in r["comparison"].items() for name, figures in networks.items()])
 
 # %% ../nbs/12a_dropout_study.ipynb #6969d50d
@@ -194,7 +196,7 @@ def summarise_dropout(
     out, seeds = Path(out), list(seeds)
     check_seeds(seeds, out, "dropout")
     results = [dropout(seed=s, out=out / f"seed-{s}", **settings) for s in seeds]
-    same, first = ("data", "examples", "preset", "width", "epochs", "augment", "noise", "p_gen", "p_mem"), results[0]
+    same, first = ("data", "examples", "preset", "width", "epochs", "augment", "names", "noise", "p_gen", "p_mem"), results[0]
     spread = {k: spread_of([r[k] for r in results]) for k in first if k not in (*same, "seed")}
     tests = lambda n, network: [r["comparison"][n][network]["test"] for r in results]
     summary = {**{k: first[k] for k in same}, "seeds": seeds, **spread, "test_gain": {n: paired_gain(tests(n, "dropped_recalibrated"), tests(n, "plain_network")) for n in first["comparison"]}}
