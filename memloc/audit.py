@@ -204,32 +204,33 @@ def compare(
     network,                           # makes a fresh network, called with `seed`
     recipe: Recipe,                    # how each network is trained
     out: str | Path,                   # folder of the table, compare.csv, and of all runs
-    noises: tuple = (.1,),             # fractions of labels to make wrong
+    noises: tuple = (.1,),             # fractions of labels to make wrong; 0 for data whose own labels are wrong, and known
     kind: str = "uniform",             # of noise: uniform, or confused (see `lookalikes`)
     seeds: tuple = (0,),               # of noise, network and order
     methods: tuple = methods,          # as for `rankings`
     progress: bool = True,             # show progress bars
-) -> pd.DataFrame:                     # a row a method, noise and seed: data, noise, kind, seed, method, auroc, precision
+) -> pd.DataFrame:                     # a row a method, noise and seed: data, noise, kind, seed, method, auroc, precision, commit
     """How well methods find wrong labels where the truth is known. The table holds all that was ever asked for in this
     folder. `InputError` for a folder of something else, an unknown kind, and noise that leaves nothing to find."""
     _known(methods)
     if not (noises and seeds and methods): raise InputError("nothing was asked for: give at least one noise, one seed and one method")
     if kind not in kinds: raise InputError(f"there is no noise of the kind {kind}: choose one of {', '.join(kinds)}")
-    sets = {(n, s): add_label_noise(train, n, s, lookalikes(train) if kind == "confused" else None) for n in noises for s in seeds}
+    confuse = lookalikes(train) if kind == "confused" else None
+    sets = {(n, s): add_label_noise(train, n, s, confuse) if n else train for n in noises for s in seeds}
     for (noise, _), lies in sets.items(): detection(range(len(lies)), lies.noisy)          # refuses noise that leaves nothing to find
     out = Path(out)
     about = {"data": {"name": train.name, "examples": len(train), "fingerprint": train.fingerprint, "test": test.fingerprint},
              "network": getattr(network(seed=0), "spec", foreign), "recipe": asdict(replace(recipe, seed=0))}
-    claim(out, "audit --compare", about, environment(choose_precision(recipe.precision, device())))
-    file = out / "compare.csv"
+    where, file = environment(choose_precision(recipe.precision, device())), out / "compare.csv"
+    claim(out, "audit --compare", about, where)
     exact = dict.fromkeys(("noise", "auroc", "precision"), float)          # Python's float reads back what was written, to the bit
-    columns = ["data", "noise", "kind", "seed", "method", "auroc", "precision"]
+    columns = ["data", "noise", "kind", "seed", "method", "auroc", "precision", "commit"]
     table = pd.read_csv(file, converters=exact) if file.is_file() else pd.DataFrame(columns=columns)
     for (noise, seed), lies in sets.items():
         done = table.method[(table.noise == noise) & (table.kind == kind) & (table.seed == seed)].tolist()
         runs, todo = out / f"{kind}-{noise:g}" / f"seed-{seed}", [m for m in dict.fromkeys(methods) if m not in done]
         for method, ranking in rankings(lies, test, network, replace(recipe, seed=seed), runs, todo, progress):
-            row = {"data": train.name, "noise": noise, "kind": kind, "seed": seed, "method": method, **detection(ranking, lies.noisy)}
+            row = {"data": train.name, "noise": noise, "kind": kind, "seed": seed, "method": method, **detection(ranking, lies.noisy), "commit": where["commit"]}
             table = pd.DataFrame([*table.to_dict("records"), row])
             write(file, table.to_csv(index=False))
     return table

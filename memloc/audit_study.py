@@ -16,7 +16,7 @@ import torch
 from PIL import Image as Picture
 
 from . import training
-from .audit import compare, detection, methods, plot_comparison, plot_scores, suspects
+from .audit import _check, compare, detection, methods, plot_comparison, plot_scores, suspects
 from .data import InputError, subset
 from .dropout import tie
 from .models import resnet9
@@ -61,6 +61,8 @@ def audit(
     out: str | Path | None = None, # folder; runs/<data>-audit if None
     width: float | None = None,     # of the network, as in `resnet9`; the preset's if None
     epochs: int | None = None,      # of training; the preset's if None
+    p_gen: float = 0.2,            # as in `tie`
+    p_mem: float = 0.1,            # as in `tie`
     show: int = 96,                # pictures on the page
     progress: bool = True,         # show a progress bar
 ) -> dict:                         # what results.json holds
@@ -69,18 +71,20 @@ def audit(
     An audit that was stopped goes on. Raises `InputError` for wrong input, before anything is written."""
     if show < 1: raise InputError(f"{show} pictures were asked for: show at least 1")
     size = training.preset(preset, width, epochs)
-    settings = {"data": str(data), "examples": examples, "preset": size.name, "noise": noise, "seed": seed, "width": size.width, "epochs": size.recipe.epochs}
+    settings = {"data": str(data), "examples": examples, "preset": size.name, "noise": noise, "seed": seed,
+                "width": size.width, "epochs": size.recipe.epochs, "p_gen": p_gen, "p_mem": p_mem}
     out, recipe = Path("runs") / f"{Path(data).stem}-audit" if out is None else Path(out), replace(size.recipe, seed=seed, keep=(-1,))
     train, test = _audited(settings)
-    tied = tie(resnet9(train.x.shape[1], len(train.classes), size.width, seed), examples=len(train), seed=seed)
-    predict(tied, subset(train, torch.tensor([0])))                          # refuses images that the network cannot take
+    tied = tie(resnet9(train.x.shape[1], len(train.classes), size.width, seed), len(train), p_gen, p_mem, seed=seed)
+    _check(tied)                                                             # refuses networks without memorization neurons
+    predict(tied, subset(train, torch.tensor([0])))                          # and images that the network cannot take
     claim(out, "audit", settings | {"fingerprint": train.fingerprint, "test": test.fingerprint})
     results = out / "results.json"
     if not results.is_file():
         run = fit(tied, train, test, recipe, out / "tied", progress=progress)
         frame, names = suspects(tied, train), dict(enumerate(train.classes))
         write(out / "suspects.csv", frame.assign(given=frame.given.map(names), says=frame.says.map(names)).to_csv(index=False))
-        about = {k: settings[k] for k in ("data", "preset", "seed", "noise", "width")} | {"environment": environment(run.about["precision"])}
+        about = {k: settings[k] for k in ("data", "preset", "seed", "noise", "width", "p_gen", "p_mem")} | {"environment": environment(run.about["precision"])}
         trained = {"epochs": recipe.epochs, "seconds": round(run.seconds, 1), "test": float(run.history.test.iloc[-1])}
         write(results, json.dumps(about | {"training": trained, "audit": _found(tied, train, frame)}, indent=1))
     _audit_report(out, train, show)
@@ -111,7 +115,7 @@ def _audit_report(out, train, show):
         truth = () if not results["audit"]["wrong"] else (f"is: {train.classes[int(train.y_true[s.index])]}",)
         return f"# {s.index}", f"given: {s.given}", f"network: {s.says}", *truth, f"score: {s.score:.3f}"
     pictures = [(_picture(train.x[s.index]), lines(s)) for s in frame[:show].itertuples(index=False)]
-    facts = [*((k, results[k]) for k in ("preset", "seed", "noise", "width")), ("epochs", results["training"]["epochs"]), ("seconds to train", results["training"]["seconds"]), *results["environment"].items()]
+    facts = [*((k, results[k]) for k in ("preset", "seed", "noise", "width", "p_gen", "p_mem")), ("epochs", results["training"]["epochs"]), ("seconds to train", results["training"]["seconds"]), *results["environment"].items()]
     write_page(out, f"Which labels of {Path(results['data']).stem} are wrong?", audit_story(results), {"scores": as_png(plot_scores(frame, train))}, _audit_figures,
                {"How this was made": facts}, {f"The {len(pictures)} most suspicious labels": pictures})
 
@@ -126,7 +130,7 @@ def compare_audits(
     data: str = "digits",                # as for `load`
     examples: int | None = None,         # training examples, drawn at random; the preset's number if None
     preset: str | None = None,           # smoke, laptop or paper; `$MEMLOC_PRESET` if None, and laptop if that is not set
-    noises: tuple = (.05, .1, .2, .4),   # fractions of labels to make wrong
+    noises: tuple = (.05, .1, .2, .4),   # fractions of labels to make wrong; 0 for data whose own labels are wrong, and known
     kind: str = "uniform",               # of noise, uniform or confused
     seeds: tuple = (0, 1, 2),            # of noise, network, order and masks
     methods: tuple = methods,            # as for `rankings`
@@ -137,13 +141,13 @@ def compare_audits(
 ) -> pd.DataFrame:                       # of `compare`
     "Find wrong labels by several methods where the truth is known, and write compare.csv and a report. What was stopped goes on."
     size, out = training.preset(preset, width, epochs), Path("runs") / f"{Path(data).stem}-compare" if out is None else Path(out)
-    train, test = _audited({"data": data, "examples": examples, "preset": size.name, "noise": 0})
+    train, test = _audited({"data": data, "examples": examples, "preset": size.name, "noise": 0, "seed": 0})
     network = partial(resnet9, train.x.shape[1], len(train.classes), size.width)
     predict(network(), subset(train, torch.tensor([0])))                     # refuses images that the network cannot take
     table = compare(train, test, network, size.recipe, out, noises, kind, seeds, methods, progress)
     pngs = {m: as_png(plot_comparison(table, m)) for m in _comparison_figures}
     say = lambda v: median_range(spread_of(v.tolist()))
-    rows = [(f"{kind}, {percent(noise)}", method, len(part), say(part.auroc), say(part.precision))
+    rows = [(f"{kind}, {percent(noise)}" if noise else "as they came", method, len(part), say(part.auroc), say(part.precision))
             for (kind, noise, method), part in table.groupby(["kind", "noise", "method"], sort=False)]
     write_page(out, f"Who finds the wrong labels of {train.name}?", [f"{len(train):,} training examples. A figure is the median over seeds, with the least and the greatest in brackets."],
                 pngs, _comparison_figures, {"All methods": [("noise", "method", "seeds", "AUROC", "precision"), *rows]})

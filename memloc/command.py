@@ -139,10 +139,12 @@ def _dissect(a):
 # %% ../nbs/command.ipynb #4712d017
 def _audit_options(p):
     _data_options(p)
-    p.add_argument("--noise", type=float, nargs="+", help="fraction of labels to make wrong first; several with --compare (default: 0; with --compare 0.05 0.1 0.2 0.4)")
+    p.add_argument("--noise", type=float, nargs="+", help="fraction of labels to make wrong first; several with --compare (default: 0, the labels as they are; with --compare 0.05 0.1 0.2 0.4)")
     _size_options(p)
     p.add_argument("--seed", type=int, help="of noise, network, order and masks (default: 0)")
     _out_option(p, "runs/DATA-audit, or runs/DATA-compare")
+    p.add_argument("--p-gen", type=float, help="share of neurons that always fire (default: 0.2)")
+    p.add_argument("--p-mem", type=float, help="probability of owning one of the others (default: 0.1)")
     p.add_argument("--show", type=int, metavar="N", help="how many pictures the page shows (default: 96)")
     p.add_argument("--compare", action="store_true", help="make labels wrong and find them by several methods; a few more options belong to it:")
     p.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help="with --compare: one comparison for each (default: 0 1 2)")
@@ -150,9 +152,9 @@ def _audit_options(p):
     p.add_argument("--methods", nargs="+", metavar="METHOD", help=f"with --compare: which, of {', '.join(methods)} (default: all)")
 
 def _audit(a):
-    foreign = [f"--{k}" for k in (("seed", "show") if a.compare else ("seeds", "kind", "methods")) if getattr(a, k) is not None]
+    foreign = [f"--{k.replace('_', '-')}" for k in (("seed", "p_gen", "p_mem", "show") if a.compare else ("seeds", "kind", "methods")) if getattr(a, k) is not None]
     if foreign: raise InputError(f"{', '.join(foreign)} cannot be had {'with' if a.compare else 'without'} --compare: leave it out, or {'leave out' if a.compare else 'add'} --compare")
-    given = {k: v for k, v in _given(a, "data", "examples", "preset", "width", "epochs", "seed", "show", "seeds", "kind", "methods").items() if v is not None}
+    given = {k: v for k, v in _given(a, "data", "examples", "preset", "width", "epochs", "seed", "p_gen", "p_mem", "show", "seeds", "kind", "methods").items() if v is not None}
     if a.compare:
         out = _out(a, "-compare")
         table = compare_audits(out=out, **given, **({"noises": a.noise} if a.noise else {}))

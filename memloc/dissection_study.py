@@ -10,11 +10,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
 from . import training
-from .data import InputError, load, randomize_labels, sample
+from .data import InputError, load, randomize_labels, sample, seeded
 from .dissection import Neighbours, agreement, dissimilarity, fitted, plot_dissimilarity, plot_noise
 from .fitting import GradientMagnitude, fitting_table, hunting_ends_at, networks, plot_fitting, plot_seeds, scales, spread
 from .page import as_png, check_seeds, claim, percent, run_parts, spread_of, write_page
@@ -44,7 +45,8 @@ class _Dissection:
         if unknown: raise InputError(f"{', '.join(map(str, unknown))} cannot be compared with a VGG11: choose among {', '.join(k for k in networks if k != 'vgg11')}")
         if not all(0 <= n <= 1 for n in self.noises): raise InputError(f"the noises {', '.join(map(str, self.noises))} are not all fractions: give numbers from 0 to 1")
         for name in ("width", "longer"):
-            if settings[name] is not None and settings[name] <= 0: raise InputError(f"{name} is {settings[name]}: give a factor above 0")
+            if settings[name] is not None and not 0 < settings[name] < np.inf: raise InputError(f"{name} is {settings[name]}: give a factor above 0")
+        seeded(self.seed)                                                      # refuses a seed out of range
         train, self.test = load(settings["data"])
         most = min(self.scale.examples or len(train), len(train))
         self.truth = sample(train if train.y_true is None else replace(train, y=train.y_true), most if settings["examples"] is None else settings["examples"])

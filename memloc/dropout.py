@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from .data import Examples, InputError, plot_examples
 from .models import Scale, batch_norms, blocks, network
 from .style import axes, colors, styled
-from .training import Recipe, accuracy, autocast, batches, choose_precision, fit, forward, predict, test_accuracy, write
+from .training import _check_own, Recipe, accuracy, autocast, batches, choose_precision, fit, forward, predict, test_accuracy, write
 
 # %% ../nbs/07_dropout.ipynb #6e3b89df
 def _mix(h: Tensor) -> Tensor:
@@ -180,12 +180,12 @@ def recalibrate(
     batch: int = 500,         # examples a pass
     precision: str = "auto",  # as in `Recipe`
 ) -> nn.Module:               # the same model, in eval mode
-    "Estimate the running means and variances of all batch norms anew. Not in the paper. `InputError` without batch norm."
+    "Estimate the running means and variances of all batch norms anew. Not in the paper. `InputError` without batch norm, and in mode own for another number of examples than the network is tied to."
     norms = [m for m in model.modules() if isinstance(m, batch_norms) and m.track_running_stats]
     if not norms: raise InputError(f"{type(model).__name__} has no batch norm: there is nothing to recalibrate")
     where = next(model.parameters()).device
     examples, momenta = examples.to(where), [m.momentum for m in norms]
-    model.eval()
+    _check_own(model.eval(), examples)
     for m in norms: m.reset_running_stats(); m.momentum = None; m.train()       # None: the plain average of all batches
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(0)).to(where)
     with torch.no_grad(), autocast(where, choose_precision(precision, where)):

@@ -122,13 +122,14 @@ def _dropout_results(settings, this, tables, where):
         r["map"] = {"noise": settings["noise"][0], **axis, **{k: matrix(t) for k, t in pivots.items()}}
     return r
 
+def _lies(noise): return f"{percent(noise)} wrong labels" if noise else "wrong labels as they came"
+
 def dropout_story(r, n):
     "What happened, in sentences"
-    yield (f"{n:,} training examples of {Path(r['data']).stem}, with {', '.join(map(percent, r['noise']))} of the labels made wrong on purpose; "
-           f"p_gen {r['p_gen']:g}, p_mem {r['p_mem']:g}.")
+    yield f"{n:,} training examples of {Path(r['data']).stem}: {', '.join(map(_lies, r['noise']))}; p_gen {r['p_gen']:g}, p_mem {r['p_mem']:g}."
     for noise, found in r["comparison"].items():
         plain, own, end = found["plain_network"], found["own"], found["dropped_recalibrated"]
-        yield (f"{percent(float(noise))} wrong labels: the plain network gives {percent(plain['noisy'])} of them as it was told, "
+        yield (f"{_lies(float(noise))}: the plain network gives {percent(plain['noisy'])} of them as it was told, "
                f"and the tied one, in mode own, {percent(own['noisy'])}. With its memorization neurons dropped and its batch norms recalibrated "
                f"it gives {percent(end['noisy'])} of them and {percent(end['clean'])} of the right ones, "
                f"and gets {percent(end['test'])} of the test pictures right; the plain network gets {percent(plain['test'])}.")
@@ -138,7 +139,7 @@ def dropout_story(r, n):
 
 # %% ../nbs/12a_dropout_study.ipynb #b3e051a6
 _dropout_figures = {
-    "comparison": ("{} wrong labels: who remembers what?",
+    "comparison": ("{}: who remembers what?",
         "Accuracy of each network, and of the tied one in each mode. Standard dropout silences half of the neurons in training, anew in each "
         "step. Sparse: the same neurons are off for all examples. Narrow: the generalization neurons alone, trained plainly. A low orange bar "
         "means that wrong labels are forgotten or were never learned; blue and green show at what price."),
@@ -151,7 +152,7 @@ _dropout_figures = {
 
 def _captions(names):
     "Heading and text of each of these figures; those of a comparison say at which noise"
-    say = lambda name, text: text.format(percent(float(name.partition("-")[2]))) if "-" in name else text
+    say = lambda name, text: text.format(_lies(float(name.partition("-")[2]))) if "-" in name else text
     return {name: tuple(say(name, text) for text in _dropout_figures[name.partition("-")[0]]) for name in names}
 
 def _accuracy_rows(table):
@@ -170,7 +171,7 @@ def _dropout_report(out, settings, this, tables):
     clean = tables["forgotten"][tables["forgotten"].noisy == False]
     if len(clean): pngs["forgotten"] = as_png(plot_forgotten(clean, this.train, 24))
     facts = [*((k, settings[k]) for k in ("preset", "seed")), ("width", this.width), ("epochs", this.recipe.epochs), ("augmentation", settings["augment"] or "none"), ("tied blocks", ", ".join(settings["names"] or ["all"])), *results["environment"].items()]
-    tables = {f"{percent(n)} wrong labels": _accuracy_rows(tables[f"comparison-{n}"]) for n in settings["noise"]} | {"How this was made": facts}
+    tables = {_lies(n): _accuracy_rows(tables[f"comparison-{n}"]) for n in settings["noise"]} | {"How this was made": facts}
     title = f"Example-tied dropout on {Path(settings['data']).stem}"
     write_page(out, title, dropout_story(results, len(this.train)), pngs, _captions(pngs), tables)
     return results
@@ -211,11 +212,11 @@ def _dropout_summary_report(out, s):
     story = [f"{len(s['seeds'])} seeds: {', '.join(map(str, s['seeds']))}. A figure is the median, with the least and the greatest in brackets."]
     for n, modes in s["comparison"].items():
         g, rows = s["test_gain"][n], {m if m == "dropped_recalibrated" else m.replace("_", " "): f for m, f in modes.items()}
-        story.append(f"{percent(float(n))} wrong labels: test accuracy with memorization neurons dropped, less that of the plain network "
+        story.append(f"{_lies(float(n))}: test accuracy with memorization neurons dropped, less that of the plain network "
                      f"on the same data: {g['mean']:+.4f} on average" + (f", 95% interval {g['low']:+.4f} to {g['high']:+.4f}." if g["low"] is not None else "."))
         pngs[f"comparison-{n}"] = as_png(plot_spread(rows))
         table = [(m.replace("_", ", "), *(median_range(f.get(k)) for k in ("clean", "noisy", "test"))) for m, f in rows.items()]
-        tables[f"{percent(float(n))} wrong labels"] = [("", "clean", "noisy", "test"), *table]
+        tables[_lies(float(n))] = [("", "clean", "noisy", "test"), *table]
     if "map" in s:
         grid = pd.MultiIndex.from_product([s["map"]["p_gen"], s["map"]["p_mem"]], names=["p_gen", "p_mem"]).to_frame(index=False)
         pngs["map"] = as_png(plot_sweep(grid.assign(**{k: np.ravel(s["map"][k]["median"]) for k in ("clean", "noisy", "test")})))

@@ -86,7 +86,7 @@ def consistency(
     batch: int = 100,    # examples a pass
 ) -> float:              # in [0, 1]; NaN if every gradient is zero
     """The norm of the mean parameter gradient over the mean norm of the examples' gradients: 1 if all pull one way, 0 if they cancel.
-    Not in the paper. `InputError` for a network with other layers, or frozen ones."""
+    Not in the paper. `InputError` for a network with other layers, linear ones that read more than a vector, or frozen ones."""
     modules = [m for m in model.modules() if any(True for _ in m.parameters(recurse=False))]
     other = {type(m).__name__ for m in modules if not _known(m)}
     if other: raise InputError(f"the gradients of single examples are known for convolutions, linear layers and batch norms, not for {', '.join(sorted(other))}: "
@@ -94,7 +94,10 @@ def consistency(
     if not all(p.requires_grad for p in model.parameters()): raise InputError("some parameters are frozen, and consistency is of all of them: observe without it")
     parameters, examples = [p for p in model.parameters() if p.requires_grad], examples.to(next(model.parameters()).device)
     was, squares, total, norms = model.training, [], [torch.zeros_like(p) for p in parameters], []
-    def listen(module, inputs, out): out.register_hook(lambda g, a=inputs[0].detach(): squares.append(_square(module, a, g)))
+    def listen(module, inputs, out):
+        if isinstance(module, nn.Linear) and out.dim() != 2:
+            raise InputError(f"the gradients of single examples are known for linear layers that read one vector an example, and here one reads {tuple(inputs[0].shape[1:])}: observe without consistency")
+        out.register_hook(lambda g, a=inputs[0].detach(): squares.append(_square(module, a, g)))
     hooks = [m.register_forward_hook(listen) for m in modules]
     model.eval()
     try:

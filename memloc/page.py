@@ -17,7 +17,7 @@ import torch
 from jinja2 import Environment
 
 from . import __version__, training
-from .data import InputError, add_label_noise, load, sample
+from .data import InputError, add_label_noise, load, sample, seeded
 from .training import _flat, device, write
 
 # %% ../nbs/page.ipynb #dfc9f717
@@ -25,6 +25,7 @@ def chosen(
     settings: dict,  # data, examples, preset, noise and seed of a command
 ) -> tuple:          # training set, with its noise if it is to get any, and test set
     "The data that a command is to work on; a preset takes no more examples than there are."
+    seeded(settings["seed"])                                                   # refuses a seed out of range, also where there is no noise
     train, test = load(settings["data"])
     most = training.preset(settings["preset"]).examples or len(train)
     train = sample(train, min(most, len(train)) if settings["examples"] is None else settings["examples"])

@@ -223,13 +223,14 @@ def _fixed(net):
     return copy.deepcopy(net).eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 # %% ../nbs/09_patterns.ipynb #9931fb39
-def _start(f, generator, classes, starts, seed):
-    "z of all starts, (starts, z), their pictures and the network's logits; `InputError` where the two do not fit"
+def _start(f, generator, classes, starts, seed, size):
+    "z of all starts, (starts, size), their pictures and the network's logits; `InputError` where these do not fit"
     if starts < 1 or not len(classes): raise InputError(f"{starts} starts for {len(classes)} classes were asked for: give at least one of each")
     p = next(generator.parameters())
-    z = torch.randn(starts, generator[0].unflattened_size[0], generator=torch.Generator().manual_seed(seed)).to(p)
+    z = torch.randn(starts, size, generator=torch.Generator().manual_seed(seed)).to(p)
     with torch.no_grad():
-        pictures = generator(z)
+        try: pictures = generator(z)
+        except RuntimeError as e: raise InputError(f"the generator cannot make pictures of {size} numbers ({str(e).splitlines()[0]}): give as many as it takes, maximize(..., z=)") from None
         try: logits = f(pictures)
         except RuntimeError as e:
             raise InputError(f"the network cannot take the generator's images of shape {tuple(pictures.shape[1:])} ({str(e).splitlines()[0]}): "
@@ -250,11 +251,12 @@ def maximize(
     precision: str = "auto",  # of the ascent, as in `Recipe`; confidences are computed in the networks' own precision
     progress: bool = True,    # show a progress bar
     keep=(),                  # steps, 0 to `steps`, after which to keep the pictures
+    z: int = 100,             # random numbers that the generator makes a picture from
 ) -> Patterns:
     "Gradient ascent on z of a network's class logit through a fixed generator, from all starts at once (Gu & Tresp 2019, section 3)."
     classes, f, generator = [int(c) for c in classes], _fixed(f), _fixed(generator)
     _keep_memory()
-    z, before, logits = _start(f, generator, classes, starts, seed)
+    z, before, logits = _start(f, generator, classes, starts, seed, z)
     target = torch.tensor(classes, device=z.device).repeat_interleave(starts)
     sure = lambda logits: logits.float().softmax(1).gather(1, target[:, None])[:, 0]
     confidence, z, using = sure(logits.repeat(len(classes), 1)), z.repeat(len(classes), 1), choose_precision(precision, z.device)

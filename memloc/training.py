@@ -80,12 +80,12 @@ def preset(
     width: float | None = None,  # factor for the network's channels, if not the preset's
     epochs: int | None = None,   # of training, if not the preset's; the learning rate keeps its shape
 ) -> Preset:
-    "A preset by name; `InputError` for another name, a width of 0 or less, or fewer than one epoch."
+    "A preset by name; `InputError` for another name, a width that is no factor above 0, or fewer than one epoch."
     name = name or os.environ.get("MEMLOC_PRESET") or "laptop"
     if name not in presets: raise InputError(f"there is no preset {name}: choose one of {', '.join(presets)}")
     size = presets[name]
     if width is not None:
-        if width <= 0: raise InputError(f"the width is {width}: give a factor above 0")
+        if not 0 < width < np.inf: raise InputError(f"the width is {width}: give a factor above 0")
         size = replace(size, width=width)
     if epochs is None: return size
     return replace(size, recipe=replace(size.recipe, epochs=epochs, peak=size.recipe.peak * epochs / size.recipe.epochs))
