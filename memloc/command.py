@@ -173,10 +173,10 @@ def _bench_options(p):
 
 def _bench(a):
     if a.rounds < 1: raise InputError(f"{a.rounds} rounds were asked for: give at least 1")
+    if a.out: Path(a.out).mkdir(parents=True, exist_ok=True)
     table = bench(a.rounds, a.preset)
     print(table.round(2).to_string(index=False), mask_memory(tie(resnet9(), examples=60_000), (3, 32, 32)).to_string(index=False), sep="\n\n")
     if a.out:
-        Path(a.out).mkdir(parents=True, exist_ok=True)
         write(Path(a.out) / "bench.csv", table.to_csv(index=False)); write(Path(a.out) / "bench.png", as_png(plot_bench(table)))
 
 # %% ../nbs/command.ipynb #41cc4e78

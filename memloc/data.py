@@ -142,20 +142,28 @@ def _npz(path):
     missing = [k for k in ("x_train", "y_train", "x_test", "y_test") if k not in arrays]
     if missing: raise InputError(f"{path} lacks {', '.join(missing)}: it must hold x_train, y_train, x_test and y_test")
     labels = arrays["y_train"]
-    if "classes" not in arrays and labels.dtype.kind in "iu" and labels.size: arrays["classes"] = np.arange(labels.max() + 1)
+    if "classes" not in arrays and labels.dtype.kind in "iu" and labels.size:
+        if labels.max() > 65_535: raise InputError(f"a label of {path} is {labels.max()}: number the classes from 0, or name them in classes")
+        arrays["classes"] = np.arange(labels.max() + 1)
+    if arrays.get("classes", np.empty(0)).ndim != 1: raise InputError(f"the classes of {path} are no list: give one name for each class, in the order of their numbers")
     classes = [str(c) for c in arrays.get("classes", ())]
     return _examples(arrays["x_train"], labels, arrays["x_test"], arrays["y_test"], classes, path.stem, arrays.get("y_train_true"))
 
 # %% ../nbs/00_data.ipynb #a898ca0c
+def _picture(file):
+    "An image file as a picture in grey or in colour"
+    from PIL import Image
+    try:
+        with Image.open(file) as image: return image.convert("L" if image.mode in ("1", "L") else "RGB")
+    except OSError as e: raise InputError(f"{file} cannot be read as an image ({e}): remove or replace it") from None
+
 def _folder(path):
-    from PIL import Image, UnidentifiedImageError
     from torchvision.datasets import ImageFolder
     def read(split):
         try: folder = ImageFolder(path / split)
-        except FileNotFoundError as e:
+        except (FileNotFoundError, NotADirectoryError) as e:
             raise InputError(f"{path / split} is not a folder of class folders with images in them ({str(e).splitlines()[0]})") from None
-        try: images = [Image.open(f) for f, _ in folder.samples]
-        except UnidentifiedImageError as e: raise InputError(f"one of the images cannot be read ({e}): remove or replace it") from None
+        images = [_picture(f) for f, _ in folder.samples]
         for (f, _), image in zip(folder.samples, images):
             if image.size != images[0].size:
                 raise InputError(f"{f} has {image.size} pixels and the images before it {images[0].size}: make all images one size")
@@ -163,7 +171,7 @@ def _folder(path):
     (train, y_train, classes), (test, y_test, test_classes) = read("train"), read("test")
     if classes != test_classes:
         raise InputError(f"{path}/train has the classes {', '.join(classes)} and {path}/test {', '.join(test_classes)}: give both the same")
-    mode = "L" if {image.mode for image in train + test} <= {"1", "L"} else "RGB"
+    mode = "L" if {image.mode for image in train + test} == {"L"} else "RGB"
     stack = lambda images: np.stack([np.asarray(image.convert(mode)) for image in images])
     return _examples(stack(train), y_train, stack(test), y_test, classes, path.name)
 

@@ -18,7 +18,7 @@ from . import training
 from .data import InputError, load, randomize_labels, sample, seeded
 from .dissection import Neighbours, agreement, dissimilarity, fitted, plot_dissimilarity, plot_noise
 from .fitting import GradientMagnitude, fitting_table, hunting_ends_at, networks, plot_fitting, plot_seeds, scales, spread
-from .page import as_png, check_seeds, claim, percent, run_parts, spread_of, write_page
+from .page import as_png, claim, each_seed, percent, run_parts, spread_of, write_page
 from .patterns import Gan, Patterns, fit_dcgan, maximize, pattern_scales, plot_patterns, plot_samples
 from .study import claims
 from .training import choose_precision, device, fit, write
@@ -278,8 +278,7 @@ def summarise_dissections(
 ) -> dict:            # what summary.json holds
     "Run `dissect` for each seed, and write summary.json, findings.csv and one report with the spread."
     out, seeds = Path(out), list(seeds)
-    check_seeds(seeds, out, "dissect")
-    results = [dissect(seed=s, out=out / f"seed-{s}", **settings) for s in seeds]
+    results = each_seed(dissect, seeds, out, settings)
     summary = {k: results[0][k] for k in ("data", "preset", "examples", "networks", "width", "epochs")} | {"seeds": seeds, **{k: spread_of([r[k] for r in results]) for k in _dissected if k in results[0]}}
     write(out / "summary.json", json.dumps(summary, indent=1))
     rows = pd.DataFrame([dissection_findings(out / f"seed-{s}") for s in seeds])

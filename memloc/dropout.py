@@ -99,10 +99,10 @@ def forward(self: Tied,
 ) -> Tensor:                      # logits, (B, classes)
     "The network's logits in the present mode; `InputError` in mode own without indices, or with one that is out of range."
     self.shape = x.shape[1:]                                                    # for `drop`
+    if self.p_gen == 1: return self.network(x)
     if self.mode == "own": gates = self.owned(self._checked(index, len(x)))
     elif self.mode == "expected": gates = (self.always + self.p_mem * ~self.always)[None]
     else: gates = (self.always * ((self.p_gen + self.p_mem) / self.p_gen))[None]
-    if self.p_gen == 1: return self.network(x)
     gated = self.gated
     try:
         for module, gate in zip(gated, gates.split([s.channels for s in self.sites.values()], dim=1)): module.tied_gate = gate
@@ -118,7 +118,7 @@ def forward(self: Tied,
 def _checked(self: Tied, index, n):
     if index is None and self.examples == 1: return torch.zeros(1, dtype=torch.long)   # there is one that it can be
     if index is None: raise InputError("mode own needs the examples' indices: call tied(x, index), or set tied.mode to expected or dropped")
-    if not isinstance(index, Tensor) or index.is_floating_point() or index.shape != (n,):
+    if not isinstance(index, Tensor) or index.is_floating_point() or index.dtype == torch.bool or index.shape != (n,):
         given = f"{index.dtype} of shape {tuple(index.shape)}" if isinstance(index, Tensor) else f"a {type(index).__name__}"
         raise InputError(f"index is {given} for {n} images: give a tensor with one integer for each")
     if torch.compiler.is_compiling() or index.is_cuda:

@@ -18,7 +18,7 @@ from . import training
 from .data import InputError, subset
 from .dropout import compare, cost, drop, forgotten, plot_forgotten, plot_modes, plot_sweep, recalibrate, rivals, sweep, tie
 from .models import resnet9
-from .page import as_png, check_seeds, claim, environment, matrix, median_range, paired_gain, percent, spread_of, write_page
+from .page import as_png, claim, each_seed, environment, matrix, median_range, paired_gain, percent, spread_of, write_page
 from .study import _data, plot_spread
 from .training import choose_precision, device, predict, write
 
@@ -94,7 +94,7 @@ def dropout(
     first = these[noise[0]]
     predict(first.network(), subset(first.train, torch.tensor([0])))               # refuses images that the network cannot take
     for g in (p_gen, *map_p_gen): tie(first.network(), 1, g, p_mem, names)         # what cannot be tied is refused now
-    for m in map_p_mem: tie(first.network(), 1, p_gen, m)
+    for m in map_p_mem: tie(first.network(), 1, p_gen, m, names)
     drop(tie(first.network(), 1, p_gen, p_mem, names), first.train.x.shape[1:])    # and so is what cannot be extracted
     claim(out, "dropout", settings | {"fingerprint": first.train.fingerprint, "test": first.test.fingerprint})
     todo = {f"comparison-{n}": (_comparison, these[n]) for n in noise} | {"forgotten": (_forgotten, first), "extracted": (_extracted, first)}
@@ -195,8 +195,7 @@ def summarise_dropout(
 ) -> dict:            # what summary.json holds
     "Run `dropout` for each seed, and write summary.json and one report with the spread."
     out, seeds = Path(out), list(seeds)
-    check_seeds(seeds, out, "dropout")
-    results = [dropout(seed=s, out=out / f"seed-{s}", **settings) for s in seeds]
+    results = each_seed(dropout, seeds, out, settings)
     same, first = ("data", "examples", "preset", "width", "epochs", "augment", "names", "noise", "p_gen", "p_mem"), results[0]
     spread = {k: spread_of([r[k] for r in results]) for k in first if k not in (*same, "seed")}
     tests = lambda n, network: [r["comparison"][n][network]["test"] for r in results]

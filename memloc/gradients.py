@@ -43,7 +43,7 @@ class GradientAccounting(Observer):
 
     def batch(self, index, losses):
         self.into = "noisy"
-        torch.autograd.grad((losses * self.noisy[index]).sum() / len(losses), list(self.parameters.values()), retain_graph=True)
+        torch.autograd.grad((losses * self.noisy[index]).sum() / len(losses), list(self.parameters.values()), retain_graph=True, allow_unused=True)
         self.into = "total"
 
     def epoch(self, epoch):

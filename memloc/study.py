@@ -15,12 +15,12 @@ import pandas as pd
 import torch
 
 from . import training
-from .data import InputError, plot_examples
+from .data import InputError, plot_examples, subset
 from .dropout import mode_accuracy, plot_modes, tie
 from .gradients import GradientAccounting, noisy_share, plot_cosines, plot_norms
 from .models import neurons, resnet9, resnet50, vit
 from .neurons import accuracy_after, plot_removals, remove_neurons
-from .page import as_png, check_seeds, chosen, claim, matrix, median_range, paired_gain, percent, run_parts, spread_of, write_page
+from .page import as_png, chosen, claim, each_seed, matrix, median_range, paired_gain, percent, run_parts, spread_of, write_page
 from .retraining import plot_retraining, retrain
 from .rewinding import plot_rewinding, rewind
 from .style import styled
@@ -33,6 +33,7 @@ def _data(settings):
     if not train.noisy.any():
         raise InputError(f"a noise of {settings['noise']} leaves no wrong label among {len(train)} examples of {train.name}, "
                          "so there is nothing to find: ask for more")
+    if train.noisy.all(): raise InputError(f"all {len(train)} labels of {train.name} are wrong, so there is nothing to compare them with: ask for less noise")
     return train, test
 
 # %% ../nbs/12_study.ipynb #d97dd7d9
@@ -137,6 +138,8 @@ def study(
                 "width": size.width, "epochs": size.recipe.epochs}
     out = Path("runs") / Path(data).stem if out is None else Path(out)
     this = _Study(settings, out, progress)
+    predict(this.network(), subset(this.train, torch.tensor([0])))                 # refuses images that the network cannot take
+    if "dropout" in probes: tie(this.network(), 1)                                 # and a network that cannot be tied
     claim(out, "study", settings | {"fingerprint": this.train.fingerprint, "test": this.test.fingerprint})
     head = {k: settings[k] for k in ("data", "preset", "seed", "noise", "network", "width")}
     found = run_parts(_parts, ["training", *(p for p in study_probes if p in probes)], this, out, head, lambda: this.plain()[0].about["precision"])
@@ -144,6 +147,8 @@ def study(
     return found
 
 # %% ../nbs/12_study.ipynb #6b5317bd
+def _end(r): return r["dropout"].get("dropped_recalibrated") or r["dropout"]["dropped"]     # where there is no batch norm
+
 def study_story(r, n):
     "What happened, in sentences, from results"
     t = r["training"]
@@ -153,9 +158,9 @@ def study_story(r, n):
            + ("it has memorized them. " if t["noisy"] > .9 else "it has not memorized all of them; train longer for a sharper picture. ")
            + f"It gets {percent(t['test'])} of the test pictures right.")
     if "dropout" not in r: return
-    own, end = r["dropout"]["own"], r["dropout"]["dropped_recalibrated"]
+    own, end = r["dropout"]["own"], _end(r)
     yield (f"A network with example-tied dropout {'memorized them too' if own['noisy'] > .9 else 'memorized some of them'} ({percent(own['noisy'])}). "
-           f"With its memorization neurons dropped, and its batch norms recalibrated, it repeats {percent(end['noisy'])} of the wrong labels, "
+           f"With its memorization neurons dropped{', and its batch norms recalibrated' if end is not r['dropout']['dropped'] else ''}, it repeats {percent(end['noisy'])} of the wrong labels, "
            f"knows {percent(end['clean'])} of the right ones, and gets {percent(end['test'])} of the test pictures right.")
     lost, gain = own["clean"] - end["clean"], end["test"] - t["test"]
     if lost > .03:
@@ -319,11 +324,10 @@ def summarise(
 ) -> dict:            # what summary.json holds
     "Run a study for each seed, and write summary.json and one report with the spread."
     out, seeds = Path(out), list(seeds)
-    check_seeds(seeds, out, "study")
-    results = [study(seed=s, out=out / f"seed-{s}", **settings) for s in seeds]
+    results = each_seed(study, seeds, out, settings)
     summary = {"data": results[0]["data"], "preset": results[0]["preset"], "noise": results[0]["noise"], "network": results[0]["network"], "width": results[0]["width"], "seeds": seeds,
                **{k: spread_of([r[k] for r in results]) for k in results[0] if k not in ("data", "preset", "seed", "noise", "network", "width") and all(k in r for r in results)}}
-    if "dropout" in summary: summary["test_gain"] = paired_gain([r["dropout"]["dropped_recalibrated"]["test"] for r in results], [r["training"]["test"] for r in results])
+    if "dropout" in summary: summary["test_gain"] = paired_gain([_end(r)["test"] for r in results], [r["training"]["test"] for r in results])
     write(out / "summary.json", json.dumps(summary, indent=1))
     found = pd.DataFrame([findings(out / f"seed-{s}") for s in seeds])
     write(out / "findings.csv", found.to_csv(index=False))
