@@ -130,7 +130,7 @@ def images(
 ) -> Tensor:             # (B, C, H, W) float32 in [0, 1], channels last
     "The images of a batch; as they are if they are floats, which is what a part of a network has made of them."
     x = examples.x[index]
-    return x if x.is_floating_point() else x.float().div_(255).contiguous(memory_format=torch.channels_last)
+    return x if x.is_floating_point() else x.float(memory_format=torch.channels_last).div_(255)
 
 def augmented(
     x: Tensor,                # images, (B, C, H, W)
