@@ -73,14 +73,20 @@ def each_seed(
     return results
 
 # %% ../nbs/page.ipynb #6328cdc0
+def _commit(file):
+    "The commit of the git repository that keeps a file; None if none does"
+    git = lambda *what: subprocess.run(["git", *what], cwd=file.parent, capture_output=True, text=True, check=True).stdout.strip()
+    try: return git("ls-files", "--error-unmatch", file.name) and git("rev-parse", "HEAD")
+    except (OSError, subprocess.CalledProcessError): return None
+
+_loaded = _commit(Path(globals().get("__file__", "page.ipynb")))      # asked now: what runs is what was loaded, whatever is committed before it ends
+
 def environment(
     precision: str,  # in which the networks were trained
-) -> dict:           # memloc, torch, python, device, precision, commit
+) -> dict:           # memloc, torch, python, device, precision, and the commit that was loaded; None for an installed package
     "Where and with what results were made."
-    try: commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError, NameError): commit = None
     name = torch.cuda.get_device_name() if device().type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    return {"memloc": __version__, "torch": torch.__version__, "python": platform.python_version(), "device": name, "precision": precision, "commit": commit}
+    return {"memloc": __version__, "torch": torch.__version__, "python": platform.python_version(), "device": name, "precision": precision, "commit": _loaded}
 
 def run_parts(
     parts: dict,     # {name: function of `this` that returns (section, {name: table})}, in the order of results.json
