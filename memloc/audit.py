@@ -7,7 +7,7 @@ __all__ = ['methods', 'kinds', 'suspects', 'plot_scores', 'detection', 'Margins'
            'compare', 'plot_found', 'plot_comparison']
 
 # %% ../nbs/11_audit.ipynb #9000cc27
-import copy
+import copy, itertools
 from dataclasses import asdict, replace
 from functools import cached_property
 from importlib.util import find_spec
@@ -262,15 +262,16 @@ def plot_comparison(
     measure: str = "precision",  # or auroc
     ax=None,                     # axes to draw on, one for each data set and kind of noise
 ):
-    "A measure over noise for each method: the median over seeds, and a line from the least to the greatest. Returns the array of axes."
-    panels = list(table.groupby(["data", "kind"], sort=False))
-    all_axes = np.ravel(axes(ax, ncols=len(panels), figsize=(max(5, 3.6 * len(panels)), 3.2), sharey=True, squeeze=False))
-    for ax, ((data, kind), part) in zip(all_axes, panels):
-        for method, rows in part.groupby("method", sort=False):
+    """A measure over noise for each method: the median over seeds, and a line from the least to the greatest. A column a data
+    set, a row a kind of noise. Returns the array of axes."""
+    across, down = table.data.unique(), table.kind.unique()
+    all_axes = np.ravel(axes(ax, nrows=len(down), ncols=len(across), figsize=(max(5, 3.6 * len(across)), 3.2 * len(down)), sharey=True, squeeze=False))
+    for ax, (kind, data) in zip(all_axes, itertools.product(down, across)):
+        for method, rows in table[(table.data == data) & (table.kind == kind)].groupby("method", sort=False):
             stats = rows.groupby("noise")[measure].agg(["median", "min", "max"])
             ax.plot(stats.index, stats["median"], marker="o", ms=4, color=_colors[method], label=method)
             ax.vlines(stats.index, stats["min"], stats["max"], color=_colors[method], lw=1)
-        ax.set(xlabel="noise", title=f"{data}, {kind}")
+        ax.set(xlabel="noise", xlim=(0, 1.1 * table.noise.max()), title=f"{data}, {kind}")
     all_axes[0].set_ylabel("AUROC" if measure == "auroc" else "precision at the number of wrong labels")
     all_axes[-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return all_axes
