@@ -184,7 +184,7 @@ def compared(
     file = Path(out) / "results.json"
     if not file.is_file(): raise InputError(f"{out} holds no finished comparison: run memloc dropout --out {out} first")
     r = json.loads(file.read_text())
-    about = {"data": Path(r["data"]).stem, **{k: r[k] for k in ("examples", "width", "epochs", "p_gen", "p_mem", "seed")}, "augment": r["augment"] or "none", "blocks": " ".join(r["names"] or ["all"]), "commit": r["environment"]["commit"]}
+    about = {"data": Path(r["data"]).stem, **{k: r[k] for k in ("examples", "width", "epochs", "p_gen", "p_mem", "seed")}, "batch": training.preset(r["preset"]).recipe.batch, "augment": r["augment"] or "none", "blocks": " ".join(r["names"] or ["all"]), "commit": r["environment"]["commit"]}
     return pd.DataFrame([about | {"noise": float(n), "network": name, **figures} for n, networks in r["comparison"].items() for name, figures in networks.items()])
 
 # %% ../nbs/12a_dropout_study.ipynb #6969d50d
