@@ -273,5 +273,6 @@ def plot_comparison(
             ax.vlines(stats.index, stats["min"], stats["max"], color=_colors[method], lw=1)
         ax.set(xlabel="noise", xlim=(0, 1.1 * table.noise.max()), title=f"{data}, {kind}")
     all_axes[0].set_ylabel("AUROC" if measure == "auroc" else "precision at the number of wrong labels")
-    all_axes[-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    shown = {label: line for ax in all_axes for line, label in zip(*ax.get_legend_handles_labels())}
+    all_axes[len(across) - 1].legend(shown.values(), shown, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return all_axes
