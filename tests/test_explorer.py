@@ -271,6 +271,8 @@ def test_neurons(page, runs, data, report):
     run = Run(runs / "gradients")
     s = Shown(page, NeuronExplorer(run, train, progress=False))
     own = s.own
+    own.pick_layer.value = s.control("dropdown", "layer").locator("select").input_value()                 # where the chapter left the cursor
+    own.pick_neuron.value = int(s.control("text", "neuron").locator("input").input_value())
     def settled():
         until(lambda: not s.root.locator("progress").count(), 60, "the background did not end")
         own.wait()
