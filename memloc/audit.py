@@ -265,13 +265,16 @@ def plot_comparison(
     """A measure over noise for each method: the median over seeds, and a line from the least to the greatest. A column a data
     set, a row a kind of noise. Returns the array of axes."""
     across, down = table.data.unique(), table.kind.unique()
-    all_axes = np.ravel(axes(ax, nrows=len(down), ncols=len(across), figsize=(max(5, 3.6 * len(across)), 3.2 * len(down)), sharey=True, squeeze=False))
+    all_axes = np.ravel(axes(ax, nrows=len(down), ncols=len(across), figsize=(max(5, 3.6 * len(across)), 3.2 * len(down)), sharex=True, sharey=True, squeeze=False))
     for ax, (kind, data) in zip(all_axes, itertools.product(down, across)):
-        for method, rows in table[(table.data == data) & (table.kind == kind)].groupby("method", sort=False):
+        part = table[(table.data == data) & (table.kind == kind)]
+        if part.empty: ax.set_axis_off(); continue
+        for method, rows in part.groupby("method", sort=False):
             stats = rows.groupby("noise")[measure].agg(["median", "min", "max"])
             ax.plot(stats.index, stats["median"], marker="o", ms=4, color=_colors[method], label=method)
             ax.vlines(stats.index, stats["min"], stats["max"], color=_colors[method], lw=1)
-        ax.set(xlabel="noise", xlim=(0, 1.1 * table.noise.max()), title=f"{data}, {kind}")
+        ax.set(xlabel="noise", title=f"{data}, {kind}")
+    all_axes[0].set_xlim(left=0)
     all_axes[0].set_ylabel("AUROC" if measure == "auroc" else "precision at the number of wrong labels")
     shown = {label: line for ax in all_axes for line, label in zip(*ax.get_legend_handles_labels())}
     all_axes[len(across) - 1].legend(shown.values(), shown, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))

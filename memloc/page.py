@@ -179,7 +179,7 @@ _page = Environment(autoescape=True).from_string("""<!doctype html>
 {% for heading, pictures in galleries.items() %}<h2>{{ heading }}</h2>{% for image, lines in pictures %}
 <figure><img alt="{{ lines[0] }}" src="data:image/png;base64,{{ image }}"><figcaption>{% for line in lines %}{{ line }}<br>{% endfor %}</figcaption></figure>{% endfor %}{% endfor %}
 {% for heading, table in tables.items() %}<h2>{{ heading }}</h2><div class="scroll"><table>
-{% for row in table %}<tr><th>{{ row[0] }}</th>{% for cell in row[1:] %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% for row in table if none not in row %}<tr><th>{{ row[0] }}</th>{% for cell in row[1:] %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>{% endfor %}
 <p><small>{{ paper }}. Made with memloc.</small></p></html>
 """)
@@ -191,7 +191,7 @@ def write_page(
     story,            # sentences: what happened
     pngs: dict,       # {name: PNG}, also written as files
     captions: dict,   # {name: (heading, what the picture says)}
-    tables: dict,     # {heading: rows}
+    tables: dict,     # {heading: rows}; a row with None in it is left out
     galleries={},     # {heading: [(PNG, lines of text), ...]}
     paper: str = "Maini et al., Can Neural Network Memorization Be Localized?, ICML 2023",  # that it goes back to
 ):
