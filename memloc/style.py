@@ -13,25 +13,33 @@ import matplotlib.pyplot as plt
 # %% ../nbs/style.ipynb #753a061d
 colors = {"clean": "#0072B2", "noisy": "#D55E00", "test": "#009E73", "other": "#7F7F7F"}
 
-rc = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
-      "grid.color": "#E3E3E3", "grid.linewidth": 0.8, "font.size": 10, "axes.titlesize": 11, "axes.titlelocation": "left",
-      "legend.frameon": False, "lines.linewidth": 2, "figure.dpi": 100, "savefig.dpi": 120, "image.cmap": "viridis",
-      "figure.constrained_layout.use": True}
+rc = {
+    "axes.spines.top": False, "axes.spines.right": False,
+    "axes.titlesize": 11, "axes.titlelocation": "left",
+    "axes.grid": True, "axes.axisbelow": True, "grid.color": "#E3E3E3", "grid.linewidth": 0.8,
+    "font.size": 10, "lines.linewidth": 2, "legend.frameon": False, "image.cmap": "viridis",
+    "figure.dpi": 100, "savefig.dpi": 120, "figure.constrained_layout.use": True,
+}
 
+# %% ../nbs/style.ipynb #13eacdf7
 @contextlib.contextmanager
 def _style():
-    "Our settings inside, the user's afterwards; `rc_context` would also undo what a notebook's backend sets when it is first used"
-    before = {k: plt.rcParams[k] for k in rc}
+    "Our settings inside, the user's afterwards"
+    before = {key: plt.rcParams[key] for key in rc}     # `rc_context` would also undo what a notebook's backend sets
     plt.rcParams.update(rc)
-    try: yield
-    finally: plt.rcParams.update(before)
+    try:
+        yield
+    finally:
+        plt.rcParams.update(before)
 
 styled = _style()   # decorates functions that draw
 
+# %% ../nbs/style.ipynb #8bfdff91
 @styled
 def axes(
     ax=None,       # axes to draw on; new ones in the project's style if None
     **kwargs,      # for `plt.subplots`, when the axes are new (`nrows`, `figsize`, ...)
 ):
     "`ax`, or new axes (an array of them if `nrows` or `ncols` say so) in the project's style."
-    return plt.subplots(**kwargs)[1] if ax is None else ax
+    if ax is None: _, ax = plt.subplots(**kwargs)
+    return ax

@@ -17,7 +17,8 @@ MEMLOC = Path(sys.executable).parent / "memloc"
 
 def start(out, *options, command="study", **kwargs):
     command = [MEMLOC, command, "--preset", "smoke", "--out", out, *options]
-    return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
+    command = list(map(str, command))
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
 
 
 def finish(process):
@@ -35,7 +36,8 @@ def whole(tmp_path_factory):
 
 
 def assert_same(out, whole):
-    for f in ("plain/epoch-0008.safetensors", "tied/epoch-0008.safetensors", "history.csv", "gradients.csv", "dropout.csv"):
+    runs = ("plain/epoch-0008.safetensors", "tied/epoch-0008.safetensors")
+    for f in (*runs, "history.csv", "gradients.csv", "tied.csv"):
         assert (out / f).read_bytes() == (whole / f).read_bytes(), f
     ours, theirs = (json.loads((d / "results.json").read_text()) for d in (out, whole))
     for r in (ours, theirs): del r["training"]["seconds"]
@@ -45,7 +47,8 @@ def assert_same(out, whole):
 def test_killed_at_any_moment(tmp_path, whole):
     out, draw = tmp_path / "study", random.Random(0)
     kills = 0
-    for awaited in ("study.json", "plain/epoch-0000.safetensors", "plain/epoch-0003.safetensors", "history.csv", "tied/epoch-0002.safetensors", "dropout.csv", None):
+    for awaited in ("study.json", "plain/epoch-0000.safetensors", "plain/epoch-0003.safetensors", "history.csv",
+                    "tied/epoch-0002.safetensors", "tied.csv", None):
         process = start(out)
         while awaited and not (out / awaited).exists() and process.poll() is None: time.sleep(0.005)
         if awaited: time.sleep(draw.random() * 0.2)
@@ -62,8 +65,10 @@ def test_dropout_killed_at_any_moment(tmp_path):
     options = ["--noise", 0.1, "--map-p-gen", 0.4, "--map-p-mem", 0.1, "--epochs", 4]
     status, _, stderr = finish(start(tmp_path / "whole", *options, command="dropout"))
     assert status == 0, stderr
-    out, draw, kills = tmp_path / "killed", random.Random(0), 0
-    for awaited in ("dropout.json", "noise-0.1/sparse/epoch-0002.safetensors", "noise-0.1/narrow/accuracy.json", "comparison-0.1.csv", "noise-0.1/p_gen-0.4-p_mem-0.1/epoch-0001.safetensors", None):
+    out, draw = tmp_path / "killed", random.Random(0)
+    kills = 0
+    for awaited in ("dropout.json", "noise-0.1/sparse/epoch-0002.safetensors", "noise-0.1/narrow/accuracy.json",
+                    "comparison-0.1.csv", "noise-0.1/p_gen-0.4-p_mem-0.1/epoch-0001.safetensors", None):
         process = start(out, *options, command="dropout")
         while awaited and not (out / awaited).exists() and process.poll() is None: time.sleep(0.005)
         if awaited: time.sleep(draw.random() * 0.2)
@@ -93,7 +98,9 @@ def test_truncated_checkpoint(tmp_path, whole):
 def test_disk_full(tmp_path, whole):
     "A limit on the size of files stands for a full disk"
     out = tmp_path / "study"
-    status, _, stderr = finish(start(out, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))))
+    def limit(): resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+    status, _, stderr = finish(start(out, preexec_fn=limit))
     assert status == 1 and "Traceback" not in stderr
     assert stderr.splitlines()[-1].startswith("memloc: ") and "could not be written" in stderr.splitlines()[-1]
     assert not list(out.rglob("*.part"))
@@ -109,7 +116,8 @@ def test_disk_full(tmp_path, whole):
     (["--data", "bad.npz"], "images are uint8"),
 ])
 def test_refused(tmp_path, options, sentence):
-    np.savez(tmp_path / "bad.npz", x_train=np.zeros((2, 16, 16)), y_train=[0, 1], x_test=np.zeros((2, 16, 16)), y_test=[0, 1])
+    images = np.zeros((2, 16, 16))
+    np.savez(tmp_path / "bad.npz", x_train=images, y_train=[0, 1], x_test=images, y_test=[0, 1])
     status, stdout, stderr = finish(start(tmp_path / "study", *options, cwd=tmp_path))
     assert status == 2 and stdout == "" and len(stderr.splitlines()) == 1 and sentence in stderr
     assert not (tmp_path / "study").exists()
@@ -117,7 +125,7 @@ def test_refused(tmp_path, options, sentence):
 
 def test_other_settings_leave_a_study_alone(whole):
     before = {f: f.read_bytes() for f in whole.rglob("*") if f.is_file()}
-    status, _, stderr = finish(start(whole, "--seed", 1))
+    status, _, stderr = finish(start(whole, "--seeds", 1))
     assert status == 2 and len(stderr.splitlines()) == 1 and "seed 0, not 1" in stderr
     assert {f: f.read_bytes() for f in whole.rglob("*") if f.is_file()} == before
 
@@ -125,7 +133,8 @@ def test_other_settings_leave_a_study_alone(whole):
 @pytest.mark.parametrize("awaited", ["tied/epoch-0003.safetensors", "suspects.csv"])
 def test_audit_killed(tmp_path, awaited):
     "An audit that was killed goes on, and ends as one that was not"
-    audit = lambda out: start(out, "--noise", 0.1, command="audit")
+    def audit(out): return start(out, "--noise", 0.1, command="audit")
+
     process = audit(tmp_path / "killed")
     while not (tmp_path / "killed" / awaited).exists() and process.poll() is None: time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
@@ -137,5 +146,7 @@ def test_audit_killed(tmp_path, awaited):
 
 
 def test_import_is_quiet():
-    code = "import sys, memloc; print(sorted({'torch', 'matplotlib', 'IPython'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ).stdout.strip() == "[]"
+    heavy = "{'torch', 'numpy', 'pandas', 'matplotlib', 'IPython'}"
+    code = f"import sys, memloc, memloc.settings, memloc.command; print(sorted({heavy} & set(sys.modules)))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
+    assert said.stdout.strip() == "[]"
