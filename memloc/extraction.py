@@ -198,7 +198,7 @@ class DropoutExtraction(Part):
         section = {"with": cost(tied.network, shape), "without": cost(drop(tied, shape), shape)}
         return section, {"extracted": pd.DataFrame([{"network": name, **costs} for name, costs in section.items()])}
 
-# %% ../nbs/15_extraction.ipynb #be3965da
+# %% ../nbs/15_extraction.ipynb #dcb8cb61
 @patch
 def findings(self: DropoutExtraction, section, tables):
     before, after = section["with"], section["without"]
@@ -207,6 +207,6 @@ def findings(self: DropoutExtraction, section, tables):
 @patch
 def say(self: DropoutExtraction, section, results):
     before, after = section["with"]["parameters"], section["without"]["parameters"]
-    left = self.findings(section, {})
+    left = {k: percent(share) for k, share in self.findings(section, {}).items()}
     yield (f"Without its memorization neurons the network has {after:,} of {before:,} parameters "
-           f"({percent(left['parameters_left'])}) and takes {percent(left['multiply_adds_left'])} of the multiply-adds.")
+           f"({left['parameters_left']}) and takes {left['multiply_adds_left']} of the multiply-adds.")

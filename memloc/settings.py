@@ -82,7 +82,7 @@ Folder = Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(defau
 PrintOnly = Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: print only)")]
 Network = Literal["resnet9", "resnet50", "vit", "vgg11", "vgg13", "resnet32"]
 
-# %% ../nbs/settings.ipynb #d49dcfc3
+# %% ../nbs/settings.ipynb #3a769569
 @dataclass(frozen=True)
 class Settings:
     "What a study of any kind can be asked for."
@@ -107,7 +107,7 @@ class Settings:
     @property
     def command(self) -> str:
         "The command whose settings these are."
-        return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", type(self).__name__).lower()
 
 # %% ../nbs/settings.ipynb #ef64ee29
 def stored(

@@ -89,8 +89,8 @@ def remove_gates(
 
 # %% ../nbs/14_tied_dropout.ipynb #bfc55320
 class Tied(nn.Module):
-    """A network with example-tied dropout behind its blocks, as `tie` makes it. `tied(x, index)`; `tied.mode` is own in
-    training and expected in evaluation unless set to one of own, expected, dropped; set it to None to unset it."""
+    """A network with example-tied dropout behind its blocks, as `tie` makes it. `tied(x, index)`; `tied.mode` is own
+    in training and expected in evaluation unless set to one of own, expected, dropped; set it to None to unset it."""
     def __init__(self, network, sites, examples, p_gen, p_mem, seed):
         super().__init__()
         self.network = network
@@ -99,9 +99,10 @@ class Tied(nn.Module):
         self.takes_index = examples > 1        # with a single one, all inputs are taken for it
         self.p_gen = p_gen
         self.p_mem = p_mem
-        self.generalization = {name: round(p_gen * site.channels) for name, site in sites.items()}   # that always fire
         self.shape = None                      # of an image, (C, H, W), once it has seen one
         self._mode = None
+        # {block: how many of its neurons always fire}
+        self.generalization = {name: round(p_gen * site.channels) for name, site in sites.items()}
         numbers = {name: number for number, name in enumerate(blocks(network))}   # whichever other blocks are gated
         keys = [_keys(seed, numbers[name], site.channels) for name, site in sites.items()]
         always = [torch.arange(site.channels) < self.generalization[name] for name, site in sites.items()]
@@ -112,32 +113,32 @@ class Tied(nn.Module):
             module.register_forward_hook(partial(_gate, name, site.dim))
 
     @property
-    def gated(self) -> list:
-        "The modules whose outputs are gated, one a block."
-        return [self.network.get_submodule(site.module) for site in self.sites.values()]
+    def mode(self) -> str:
+        "own, expected or dropped"
+        return self._mode or ("own" if self.training else "expected")
 
-# %% ../nbs/14_tied_dropout.ipynb #f26edb8e
+    @mode.setter
+    def mode(self, mode):
+        if mode is not None: choose("mode", mode, modes, otherwise="None")
+        self._mode = mode
+
+# %% ../nbs/14_tied_dropout.ipynb #c560f986
 @patch(as_prop=True)
 def scale(self: Tied) -> float:
     "By how much generalization neurons are scaled in mode dropped, to make up for those that are silent."
     return 1. if self.p_gen == 1 else (self.p_gen + self.p_mem) / self.p_gen
 
 @patch(as_prop=True)
-def mode(self: Tied) -> str:
-    "own, expected or dropped"
-    return self._mode or ("own" if self.training else "expected")
-
-@patch(set_prop=True)
-def mode(self: Tied, mode):
-    if mode is not None: choose("mode", mode, modes, otherwise="None")
-    self._mode = mode
+def gated(self: Tied) -> list:
+    "The modules whose outputs are gated, one a block."
+    return [self.network.get_submodule(site.module) for site in self.sites.values()]
 
 # %% ../nbs/14_tied_dropout.ipynb #80207f1e
 @patch
 def owned(self: Tied,
     index: Tensor,   # examples, (B,)
 ) -> Tensor:         # (B, channels of all blocks) bool
-    "Which neurons fire for these examples in mode own: generalization neurons, and memorization neurons that they own."
+    "Which neurons fire for examples in mode own: generalization neurons, and memorization neurons that they own."
     draws = _mix(self.keys ^ _mix(index.to(self.keys)[:, None]))
     return self.always | (draws < round(self.p_mem * 2**32))
 
@@ -149,13 +150,13 @@ def _gates(self: Tied, index, n):
     else: gate = self.always * self.scale
     return gate[None]
 
-# %% ../nbs/14_tied_dropout.ipynb #8c147b75
+# %% ../nbs/14_tied_dropout.ipynb #fe493e0b
 @patch
 def forward(self: Tied,
     x: Tensor,                    # images, (B, C, H, W)
     index: Tensor | None = None,  # examples, (B,); needed in mode own alone
 ) -> Tensor:                      # logits, (B, classes)
-    "The network's logits in the present mode; `InputError` in mode own without indices, or with one that is out of range."
+    "The network's logits in the present mode; `InputError` in mode own without indices, or with one out of range."
     self.shape = x.shape[1:]
     if self.p_gen == 1: return self.network(x)
     gates = self._gates(index, len(x)).split([site.channels for site in self.sites.values()], dim=1)
@@ -214,26 +215,26 @@ def _chosen_blocks(model, names):
         raise InputError(f"there is no block in an empty list of names: choose one of {', '.join(sites)}")
     return {name: site for name, site in sites.items() if name in names}
 
-# %% ../nbs/14_tied_dropout.ipynb #9232af93
+# %% ../nbs/14_tied_dropout.ipynb #4d3fbe08
 @buildable
 def tie(
     model: nn.Module,           # any network; its blocks get gates
-    examples: int,              # how many there are in the training set; with 1, all inputs are taken for it and need no index
+    examples: int,              # how many are trained on; with 1, all inputs are taken for it and need no index
     p_gen: float = 0.2,         # share of a block's channels that always fire, the first ones; in (0, 1]
     p_mem: float = 0.1,         # probability with which an example owns each other channel, in [0, 1]
     names: list | None = None,  # blocks to gate, of those that `blocks(model)` names; all if None
     seed: int = 0,              # who owns what
 ) -> Tied:
-    """Add example-tied dropout behind the blocks of a network (Maini et al. 2023, section 4.2). p_gen = 1 leaves it as
-    it was. `InputError` if it is tied already, has no such block, or a block has too few channels for p_gen."""
+    """Add example-tied dropout behind the blocks of a network (Maini et al. 2023, section 4.2). p_gen = 1 leaves it
+    as it was. `InputError` if it is tied already, has no such block, or a block has too few channels for p_gen."""
     _check_shares(examples, p_gen, p_mem)
     if any(is_gate(hook) for module in model.modules() for hook in module._forward_hooks.values()):
         raise InputError("this network is tied already: use it as it is, or build it anew and tie that")
     sites = _chosen_blocks(model, names)
     for name, site in sites.items():
         if round(p_gen * site.channels): continue
-        raise InputError(f"block {name} has {site.channels} channels, and a p_gen of {p_gen} leaves not one that always "
-                         "fires: give a larger p_gen or a wider network, or leave the block out with names")
+        raise InputError(f"block {name} has {site.channels} channels, and a p_gen of {p_gen} leaves not one that "
+                         "always fires: give a larger p_gen or a wider network, or leave the block out with names")
     return Tied(model, sites, examples, p_gen, p_mem, seed)
 
 # %% ../nbs/14_tied_dropout.ipynb #831a99f0
@@ -261,7 +262,7 @@ def _averaging_norms(model):
 
 @contextlib.contextmanager
 def _averaging(norms):
-    "Batch norms forget their averages, and inside they average what they see: plainly, each batch as much as any other"
+    "Batch norms forget their averages, and inside they average what they see, each batch as much as any other"
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
@@ -278,8 +279,8 @@ def recalibrate(
     batch: int = 500,         # examples a pass
     precision: str = "auto",  # as in `Recipe`
 ) -> nn.Module:               # the same model, in eval mode
-    """Estimate the running means and variances of all batch norms anew. Not in the paper. `InputError` without batch norm,
-    and in mode own for another number of examples than the network is tied to."""
+    """Estimate the running means and variances of all batch norms anew. Not in the paper. `InputError` without batch
+    norm, and in mode own for another number of examples than the network is tied to."""
     norms = _averaging_norms(model)
     if not norms: raise InputError(f"{type(model).__name__} has no batch norm: there is nothing to recalibrate")
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(0))
@@ -346,11 +347,11 @@ def _groups(table):
 
 @styled
 def plot_modes(
-    table: pd.DataFrame,  # mode (or any network's name), and clean, noisy (or all, where the truth is not known), test
+    table: pd.DataFrame,  # of `mode_accuracy`; `mode` may be any network's name
     ax=None,              # axes to draw on
 ):
-    """Accuracy on clean, noisy (or all, where the truth is not known) and test examples of each network or mode, as bars.
-    Returns the axes."""
+    """Accuracy on clean, noisy (or all, where the truth is not known) and test examples of each network or mode, as
+    bars. Returns the axes."""
     ax = axes(ax, figsize=(max(8, 1.35 * len(table)), 3.2))
     shades = colors | {"all": colors["other"]}
     for group, shift in _groups(table).items():
@@ -373,11 +374,11 @@ def _map_sizes(tied, shape):
     return sizes
 
 def mask_memory(
-    tied: Tied,            # the network
-    shape: tuple,          # of one image, (C, H, W)
-) -> pd.DataFrame:         # a row a way to keep masks: masks, bytes
-    """Memory for the masks of all examples that a network is tied to: our keys, a table of bools or floats for each neuron
-    and example, and floats for each pixel too (the published code)."""
+    tied: Tied,    # the network
+    shape: tuple,  # of one image, (C, H, W)
+) -> pd.DataFrame:  # a row a way to keep masks: masks, bytes
+    """Memory for the masks of all examples that a network is tied to: our keys, a table of bools or floats for each
+    neuron and example, and floats for each pixel too (the published code)."""
     entries = tied.examples * len(tied.always)
     pixels = tied.examples * sum(_map_sizes(tied, shape))
     rows = [
@@ -421,7 +422,7 @@ class StudyTied(Part):
         found = table.set_index("mode").T
         return {mode: found[mode].dropna().to_dict() for mode in found}, {"tied": table}
 
-# %% ../nbs/14_tied_dropout.ipynb #19e474d1
+# %% ../nbs/14_tied_dropout.ipynb #aead87b7
 @patch
 def say(self: StudyTied, section, results):
     own, end = section["own"], _end(section)
@@ -444,9 +445,9 @@ def say(self: StudyTied, section, results):
 @patch
 def findings(self: StudyTied, section, tables):
     end = _end(section)
-    found = {"tied_own": section["own"]["noisy"]} | {f"tied_{group}": end[group] for group in ("noisy", "clean", "test")}
     plain = tables["history"].test.iloc[-1]
-    return found | {"test_gain": end["test"] - plain}
+    found = {f"tied_{group}": end[group] for group in ("noisy", "clean", "test")}
+    return {"tied_own": section["own"]["noisy"], **found, "test_gain": end["test"] - plain}
 
 # %% ../nbs/14_tied_dropout.ipynb #36b3d0d7
 @styled
@@ -454,7 +455,7 @@ def plot_spread(
     table: pd.DataFrame,  # as for `plot_modes`, with a row for each mode and seed
     ax=None,              # axes to draw on
 ):
-    "Accuracy of each network or mode over seeds: bars of medians with whiskers from minimum to maximum. Returns the axes."
+    "Accuracy of each network or mode over seeds: bars of medians, whiskers from least to greatest. Returns the axes."
     shifts = _groups(table)
     over = table.astype(dict.fromkeys(shifts, float)).groupby("mode", sort=False)[list(shifts)]
     ax = plot_modes(over.median().reset_index(), ax)
@@ -463,7 +464,7 @@ def plot_spread(
         ax.vlines(np.arange(len(low)) + shift, low[group], high[group], color="k", lw=1.5)
     return ax
 
-# %% ../nbs/14_tied_dropout.ipynb #d1a8bef7
+# %% ../nbs/14_tied_dropout.ipynb #daedfb20
 def _beside_plain(ends, table):
     "Rows of modes below those of the plain network, which are the last rows of its history"
     plain = ends[[column for column in table if column != "mode"]]
@@ -481,6 +482,6 @@ def over_seeds(self: StudyTied, frames):
 
 _heading = "Memorize in neurons set aside, then drop them"
 _caption = (
-    "Own: every example uses its own memorization neurons. Expected: they count as on average. Dropped: they are off, as in "
-    "the paper. Dropped, recalibrated: off, and the batch norms' averages are estimated anew from the training images. A "
-    "low orange bar means that wrong labels are forgotten; blue and green show what that costs.")
+    "Own: every example uses its own memorization neurons. Expected: they count as on average. Dropped: they are off, "
+    "as in the paper. Dropped, recalibrated: off, and the batch norms' averages are estimated anew from the training "
+    "images. A low orange bar means that wrong labels are forgotten; blue and green show what that costs.")

@@ -111,7 +111,7 @@ def test_run_resumed_and_reported(installed, tmp_path):
     assert list(results["parts"]) == ["training", "surprise"] and results["parts"]["surprise"] == {"first": 2}
     assert results["surprise"]["noisy"] == pytest.approx(table.noisy[:2].mean())
     assert results["findings"]["surprise"] == pytest.approx(table.noisy[:2].mean() / table.clean[:2].mean())
-    assert table.noisy[0] > table.clean[0] and results["story"][-1] in done.stdout
+    assert table.noisy.iloc[-1] > table.clean.iloc[-1] and results["story"][-1] in done.stdout
     assert "Who surprises?" in (out / "report.html").read_text() and (out / "surprise.png").is_file()
     before = (out / "results.json").read_bytes(), (out / "surprise.csv").stat().st_mtime_ns
     again = memloc(installed, *asked)

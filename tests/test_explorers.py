@@ -1,0 +1,588 @@
+"The explorers in a real browser: JupyterLab on this machine, chromium, every control moved with mouse and keyboard."
+import html
+import io
+import os
+import re
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nbconvert import HTMLExporter
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+from memloc.data import add_label_noise, load, sample
+from memloc.explorers import DropoutExplorer, GradientExplorer, NeuronExplorer, PatternExplorer, RewindExplorer
+from memloc.fitting import fitting_presets
+from memloc.gradients import GradientAccounting
+from memloc.networks import resnet9
+from memloc.patterns import fit_dcgan, maximize, pattern_presets, probabilities
+from memloc.removal import accuracy_without, answers_without
+from memloc.rewinding import rewind
+from memloc.runs import Run, fit
+from memloc.tied_dropout import mode_accuracy, mode_answers
+from memloc.training import device, predict, preset
+
+NBS = Path(__file__).resolve().parent.parent / "nbs"
+CHAPTER = "31_explorers.ipynb"
+PRESET = os.environ.get("MEMLOC_EXPLORER_PRESET", "smoke")   # latencies that mean something are those of `laptop`
+PICTURES = os.environ.get("MEMLOC_SCREENSHOTS")              # a folder to keep the screenshots and times in
+FIRST = {                                                    # explorers, and the first part of the state of each
+    "RewindExplorer": "layer", "GradientExplorer": "epoch", "NeuronExplorer": "example", "DropoutExplorer": "p_gen",
+    "PatternExplorer": "network",
+}
+OUTPUT = ".jp-OutputArea-output"
+TRACEBACK = "[data-mime-type='application/vnd.jupyter.error']"
+
+
+def copied(folder):
+    "Put into a folder what JupyterLab is to show: the chapter, and the runs that are there"
+    shutil.copy(NBS / CHAPTER, folder)
+    if (NBS / "runs" / PRESET).is_dir(): shutil.copytree(NBS / "runs" / PRESET, folder / "runs" / PRESET)
+    (folder / "nbdev.py").write_text("def nbdev_export(): pass\n")    # the last cell is for those who edit
+    settings = folder / ".settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('{"fetchNews": "false"}')
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def environment(folder):
+    "JupyterLab's, which keeps to its folder"
+    own = {
+        "MEMLOC_PRESET": PRESET, "JUPYTER_CONFIG_DIR": ".config", "JUPYTER_DATA_DIR": ".data", "IPYTHONDIR": ".ipython",
+        "JUPYTERLAB_SETTINGS_DIR": ".settings", "JUPYTERLAB_WORKSPACES_DIR": ".workspaces",
+    }
+    return {**os.environ, **{k: f"{folder}/{v}" if v.startswith(".") else v for k, v in own.items()}}
+
+
+def answers(address):
+    try:
+        urllib.request.urlopen(f"{address}/api").read()
+        return True
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    "Address of a JupyterLab, and the folder that it shows"
+    folder = tmp_path_factory.mktemp("lab")
+    copied(folder)
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    command = [
+        str(Path(sys.executable).parent / "jupyter"), "lab", "--no-browser", "--allow-root", "--ip=127.0.0.1",
+        f"--port={port}", "--IdentityProvider.token=", f"--ServerApp.root_dir={folder}",
+    ]
+    log = folder / "lab.log"
+    with log.open("w") as out:
+        server = subprocess.Popen(command, stdout=out, stderr=out, env=environment(folder), cwd=folder)
+    try:
+        until(lambda: answers(address), 60, lambda: "JupyterLab did not start: " + log.read_text())
+        yield address, folder
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    assert path, ("there is no chromium on PATH, and the explorers are tested in it: "
+                  "install it (Debian: apt-get install chromium)")
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=path, args=arguments)
+        yield browser
+        browser.close()
+
+
+WATCH = """() => {
+    const began = () => { window.began = performance.now(); window.changed = 0; };
+    const loaded = e => { if (e.target.alt && !window.changed) window.changed = performance.now(); };
+    for (const event of ["keydown", "pointerdown", "change"]) document.addEventListener(event, began, true);
+    document.addEventListener("load", loaded, true);
+}"""
+
+
+@pytest.fixture(scope="module")
+def page(lab, browser):
+    "The chapter, run from top to bottom in JupyterLab; what the console complained of is in `page.complaints`"
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.complaints = []
+    page.on("console", lambda m: page.complaints.append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda e: page.complaints.append(str(e)))
+    page.goto(f"{lab[0]}/lab/tree/{CHAPTER}?reset")
+    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=90_000)
+    page.evaluate(WATCH)
+    menu(page, "Run", "Run All Cells")
+    until(lambda: run_through(page), 900, "the chapter was not through")
+    return page
+
+
+def menu(page, *names):
+    "Choose from JupyterLab's menus"
+    for name in names:
+        entry = page.locator(".lm-MenuBar-itemLabel, .lm-Menu-itemLabel", has_text=re.compile(f"^{name}$"))
+        entry.first.click()
+
+
+NUMBERED = r"() => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].every(e => /\d/.test(e.textContent))"
+
+
+def run_through(page):
+    "Whether all cells have run; fails if one of them did"
+    errors = page.locator(TRACEBACK).all_inner_texts()
+    assert not errors, errors
+    return page.evaluate(NUMBERED)
+
+
+def until(done, seconds, sentence):
+    "Wait until `done()` is true; if it never is, say `sentence`, or what it answers"
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, sentence() if callable(sentence) else sentence
+        time.sleep(.05)
+
+
+PNG = """async alt => {
+    const response = await fetch(document.querySelector(`img[alt="${alt}"]`).src);
+    return [...new Uint8Array(await response.arrayBuffer())];
+}"""
+
+
+class Shown:
+    "An explorer as the browser shows it, and the same one, made here from the same runs, to compare with"
+    def __init__(self, page, own):
+        first = next(iter(own.state))
+        self.page = page
+        self.own = own
+        self.picture = page.locator(f"{OUTPUT} img[alt^='{first} ']")
+        self.root = page.locator(OUTPUT, has=page.locator(f"img[alt^='{first} ']"))
+        self.times = {}
+        assert self.picture.count() == 1
+        self.root.scroll_into_view_if_needed()
+
+    def control(self, kind, label):
+        return self.root.locator(f".widget-{kind}", has=self.page.get_by_text(label, exact=True))
+
+    def slider(self, label): return self.control("hslider", label).locator(".noUi-handle")
+    def dropdown(self, label): return self.control("dropdown", label).locator("select")
+    def number(self, label): return self.control("text", label).locator("input")
+    def button(self, name): return self.root.get_by_role("button", name=name, exact=True)
+    def play(self): return self.root.locator(".widget-play button").first
+    def alt(self): return self.picture.get_attribute("alt")
+    def value(self, name): return re.search(rf"(?:^|, ){name} (.*?)(?:, \w+ |$)", self.alt())[1]
+    def says(self, *numbers): return all(number in self.root.inner_text() for number in numbers)
+
+    def after(self, what, act):
+        "Do something in the browser, and wait for the picture to change; the time that this took is kept"
+        self.page.evaluate("() => { window.changed = 0; window.began = 0; }")
+        act()
+        until(lambda: self.page.evaluate("() => window.changed"), 30, f"{what}: the picture did not change")
+        taken = self.page.evaluate("() => window.changed - window.began")
+        self.times.setdefault(what, []).append(taken)
+
+    def press(self, what, key): self.after(what, lambda: self.page.keyboard.press(key))
+    def push(self, what, name): self.after(what, lambda: self.button(name).click())
+    def hit(self, what, ax, x, y): self.after(what, lambda: self.click(ax, x, y))
+    def choose(self, what, label, option): self.after(what, lambda: self.dropdown(label).select_option(option))
+
+    def home(self, label):
+        "Put a slider to its beginning, with the keyboard"
+        self.slider(label).focus()
+        self.page.keyboard.press("Home")
+        time.sleep(.5)
+
+    def click(self, ax, x, y):
+        "Click at a point of some axes of the picture"
+        box = self.picture.bounding_box()
+        size = self.own.figure.bbox
+        px, py = ax.transData.transform((x, y))
+        across = px / size.width * box["width"]
+        down = (1 - py / size.height) * box["height"]
+        self.picture.click(position={"x": across, "y": down})
+
+    def drag(self, label, share):
+        "Drag a slider's handle to a share of its length"
+        handle = self.slider(label).bounding_box()
+        track = self.control("hslider", label).locator(".noUi-base").bounding_box()
+        y = handle["y"] + handle["height"] / 2
+        self.page.mouse.move(handle["x"] + handle["width"] / 2, y)
+        self.page.mouse.down()
+        for k in range(1, 6): self.page.mouse.move(track["x"] + share * k / 5 * track["width"], y)
+        self.page.mouse.up()
+
+    def play_until(self, done, sentence, seconds=30):
+        "Press play, and wait"
+        self.after("play", lambda: self.play().click())
+        until(done, seconds, sentence)
+
+    def same(self):
+        "Whether words and pixels of the picture are the library's"
+        if self.alt() != self.own.picture.alt: return False
+        return np.abs(self.pixels() - pixels(self.own.picture.png)).mean() < .1
+
+    def check(self):
+        "Numbers and picture are what the library makes of the same state"
+        self.own.wait()
+        until(self.same, 10, lambda: f"the browser shows {self.alt()}, and the library says {self.own.picture.alt}")
+        said = self.root.locator(".widget-html-content").first.inner_text()
+        assert said.split() == plain(self.own.caption.value).split()
+
+    def pixels(self): return pixels(bytes(self.page.evaluate(PNG, self.alt())))
+
+
+def pixels(png): return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(float)
+def plain(text): return html.unescape(re.sub("<[^>]*>", "", text))
+
+
+@pytest.fixture(scope="module")
+def size(): return preset(PRESET)
+
+
+@pytest.fixture(scope="module")
+def data(size):
+    train, test = load("digits")
+    return add_label_noise(sample(train, size.examples or len(train)), 0.1, seed=0), test
+
+
+@pytest.fixture(scope="module")
+def runs(lab, page): return lab[1] / "runs" / PRESET
+
+
+@pytest.fixture(scope="module", autouse=True)
+def report(lab):
+    "Say how long changes took, and keep it beside the screenshots"
+    rows = []
+    yield rows
+    lines = [f"\nfrom control to picture, preset {PRESET}: median and maximum in ms"]
+    for name, times in rows:
+        for what, t in times.items(): lines.append(f"{name:18} {what:28} {statistics.median(t):6.0f} {max(t):6.0f}")
+    text = "\n".join(lines)
+    print(text)
+    if PICTURES: Path(PICTURES, f"latency-{PRESET}.txt").write_text(text)
+
+
+def finish(shown, report):
+    "Every change took less than the time that people wait, and nothing was complained of"
+    report.append((type(shown.own).__name__, shown.times))
+    assert statistics.median(t for times in shown.times.values() for t in times) < 300, shown.times
+    assert not shown.page.complaints, shown.page.complaints
+    assert not shown.page.locator(TRACEBACK).count()
+
+
+def test_rewind(page, runs, data, report):
+    train, _ = data
+    s = Shown(page, RewindExplorer(runs / "gradients", train, progress=False))
+    own = s.own
+    frame = rewind(Run(runs / "gradients"), train, progress=False).set_index(["layer", "epoch"])
+    s.choose("layer, list", "layer", "conv1")
+    s.slider("back to epoch").focus()
+    if s.value("epoch") != "0": s.press("epoch, key", "Home")
+    for _ in range(3): s.press("epoch, key", "ArrowRight")
+    assert (s.value("layer"), s.value("epoch")) == ("conv1", "3")
+    own.set(layer="conv1", epoch=3)
+    s.check()
+    cell = frame.loc[("conv1", 3)]
+    assert s.says(f"{cell.noisy:.3f}", f"{cell.clean:.3f}")
+    s.push("lost or kept, mouse", "kept")
+    own.show = "kept"
+    s.check()
+    s.button("lost").focus()
+    s.press("lost or kept, key", "Space")
+    own.show = "lost"
+    s.check()
+    for x, y in ((1, 3), (2, 0), (0, 8)):
+        s.hit("map, click", own.marks[1].axes, x, y)
+        own.set(layer=own.choices["layer"][y], epoch=own.choices["epoch"][x])
+        s.check()
+    s.after("epoch, drag", lambda: s.drag("back to epoch", .5))
+    time.sleep(1)
+    own.epoch = int(s.value("epoch"))
+    assert 0 < own.epoch < own.choices["epoch"][-1]
+    s.check()
+    s.play_until(lambda: int(s.value("epoch")) >= own.epoch + 2, "play did not go on")
+    s.play().click()
+    time.sleep(1)
+    own.epoch = int(s.value("epoch"))
+    s.check()
+    finish(s, report)
+
+
+def test_gradients(page, runs, size, data, report):
+    train, test = data
+    accounting = GradientAccounting()
+    net = resnet9(channels=1, width=size.width)
+    fit(net, train, test, size.recipe, runs / "gradients", observers=[accounting], progress=False)
+    s = Shown(page, GradientExplorer(accounting.frame))
+    own = s.own
+    s.home("epoch")
+    for _ in range(4): s.press("epoch, key", "ArrowRight")
+    own.epoch = 5
+    s.check()
+    rows = accounting.frame[accounting.frame.epoch == 5]
+    assert s.says(f"{rows.clean_norm.mean():.3f}", f"{rows.cosine.astype(float).mean():.2f}")
+    for epoch in (2, 6):
+        s.hit("curves, click", own.marks[1].axes, epoch, 0)
+        own.epoch = epoch
+        s.check()
+    s.after("epoch, drag", lambda: s.drag("epoch", 0))
+    time.sleep(.5)
+    own.epoch = 1
+    s.check()
+    s.play_until(lambda: int(s.value("epoch")) >= 3, "play did not go on")
+    s.play().click()
+    time.sleep(1)
+    own.epoch = int(s.value("epoch"))
+    s.check()
+    finish(s, report)
+
+
+def settled(s):
+    "Wait until nothing is done in the background, there and here"
+    until(lambda: not s.root.locator("progress").count(), 60, "the background did not end")
+    s.own.wait()
+
+
+@pytest.fixture
+def apart(page, runs, data):
+    "The explorer of neurons, with the cursor where the chapter left it"
+    train, _ = data
+    s = Shown(page, NeuronExplorer(Run(runs / "gradients"), train, progress=False))
+    s.own.pick_layer.value = s.dropdown("layer").input_value()
+    s.own.pick_neuron.value = int(s.number("neuron").input_value())
+    return s
+
+
+def test_neurons(apart, page, runs, data, report):
+    train, _ = data
+    s = apart
+    own = s.own
+    model = Run(runs / "gradients").model()
+    for group, k in (("clean", 2), ("noisy", 0), ("clean", 0)):
+        gallery = own.galleries[group]
+        x = gallery.wide * (k + .4)
+        s.hit("example, click", gallery.ax, x, gallery.high / 2)
+        own.example = own.offered[group][k]
+        s.check()
+    names = own.removed[own.example]
+    s.slider("neurons removed").focus()
+    for step in range(1, min(4, len(names)) + 1):
+        s.press("step, key", "ArrowRight")
+        settled(s)
+        own.step = step
+        s.check()
+    gone = names[:own.step]
+    said = answers_without(model, train, own.example, [gone]).values[0]
+    accuracy = accuracy_without(model, train, gone)
+    assert s.says(*(f"{v:.3f}" for v in (said[train.y[own.example]], *accuracy.values())))
+    for name in (("conv1", 1), ("conv4", 0), ("conv1", 1)):
+        s.hit("neuron, click", own.cells.axes, *own.place[name])
+        settled(s)
+        own._point(name)
+        settled(s)
+        s.check()
+    assert s.says(f"{accuracy_without(model, train, own.off)['clean']:.3f}")
+    s.choose("neuron's layer, list", "layer", "conv3")
+    own.pick_layer.value = "conv3"
+    s.number("neuron").fill("5")
+    s.press("neuron's number, key", "Enter")
+    own.pick_neuron.value = 5
+    s.check()
+    s.button("switch off or on").focus()
+    s.press("switch, key", "Enter")
+    own.toggle("conv3", 5)
+    settled(s)
+    s.check()
+    assert ("conv3", 5) in own.off
+    s.push("undo, click", "undo switches")
+    own.off = tuple(gone)
+    s.check()
+    s.hit("removals, click", own.now.axes, 0, 2)
+    own.step = 0
+    s.check()
+    right = predict(model, train).argmax(1) == train.y
+    other = next(i for i in range(len(train)) if i not in own.removed and right[i])
+    s.number("example").fill(str(other))
+    s.press("any example, key", "Enter")
+    settled(s)
+    own.example = other
+    settled(s)
+    s.check()
+    last = len(own.removed[other])
+    s.play_until(lambda: int(s.value("step")) == last, "play did not go on to the end", 60)
+    settled(s)
+    own.step = last
+    settled(s)
+    s.check()
+    finish(s, report)
+
+
+def test_dropout(page, runs, data, report):
+    train, test = data
+    s = Shown(page, DropoutExplorer(runs / "map", train, test, progress=False))
+    own = s.own
+    for mode in ("own", "expected", "dropped", "dropped_recalibrated"):
+        name = mode.removeprefix("dropped_")
+        s.push("mode, click", name)
+        own.mode = mode
+        s.check()
+    s.button("dropped").focus()
+    s.press("mode, key", "Space")
+    own.mode = "dropped"
+    for name in ("p_gen", "p_mem"):
+        s.home(name)
+        s.press(f"{name}, key", "ArrowRight")
+        setattr(own, name, own.choices[name][1])
+        s.check()
+    tied = Run(runs / "map" / f"p_gen-{own.p_gen}-p_mem-{own.p_mem}").model()
+    row = mode_accuracy(tied, train, test).set_index("mode").loc["dropped"]
+    assert s.says(*(f"{v:.3f}" for v in row))
+    changed = mode_answers(tied, train).eval("dropped != own").values & train.noisy.numpy()
+    assert int(s.value("noisy_changed")) == changed.sum()
+    for x, y in ((0, 0), (1, 1), (0, 1)):
+        s.hit("map, click", own.marks[1].axes, x, y)
+        own.set(p_gen=own.choices["p_gen"][y], p_mem=own.choices["p_mem"][x])
+        s.check()
+    s.after("p_gen, drag", lambda: s.drag("p_gen", 0))
+    own.p_gen = own.choices["p_gen"][0]
+    s.check()
+    finish(s, report)
+
+
+@pytest.fixture
+def nets(runs):
+    kinds = ("true labels", "random labels")
+    return {kind: Run(runs / "fitting" / f"{kind.split()[0]}-vgg11-0").model().to(device()) for kind in kinds}
+
+
+@pytest.fixture
+def generator(runs, size):
+    few = fitting_presets[size.name].examples
+    truth, _ = load("digits")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        train = sample(truth, few or len(truth))
+        return fit_dcgan(train, runs / "dcgan", **pattern_presets[size.name].gan).generator
+
+
+def test_patterns(page, nets, generator, size, report):
+    steps = pattern_presets[size.name].ascent.get("steps", 1000)
+    s = Shown(page, PatternExplorer(nets, generator, steps=steps, progress=False))
+    own = s.own
+    own.set(network="random labels", other="true labels", label=3, start=1)       # where the chapter has left it
+    s.choose("network, list", "network", "true labels")
+    own.network = "true labels"
+    s.check()
+    s.choose("class, list", "class", "7")
+    own.label = 7
+    s.check()
+    s.choose("other, list", "compare with", "random labels")
+    own.other = "random labels"
+    s.check()
+    s.home("start")
+    for start in (1, 2, 3):
+        s.press("start, key", "ArrowRight")
+        own.start = start
+        s.check()
+    s.hit("film, click", own.film.axes, 1, 3)
+    own.step = 0
+    s.check()
+    s.hit("curve, click", own.mark.axes, steps, .5)
+    own.step = steps
+    s.check()
+    found = maximize(nets["true labels"], generator, range(10), starts=6, steps=steps, progress=False)
+    at = 7 * 6 + 3
+    asked = probabilities(nets["random labels"], found.images)[at, 7]
+    assert s.says(f"{found.confidence_after[at]:.3f}", f"{asked:.3f}")
+    s.after("step, drag", lambda: s.drag("step", 0))
+    time.sleep(.5)
+    own.step = 0
+    s.check()
+    s.play_until(lambda: int(s.value("step")) == steps, "play did not go on to the end", 60)
+    own.step = steps
+    s.check()
+    finish(s, report)
+
+
+def test_wrong_use_in_the_browser(page):
+    "A sentence in the explorer's place"
+    page.locator(".jp-CodeCell").last.click()
+    page.keyboard.press("Escape")
+    page.keyboard.press("b")
+    page.keyboard.press("Enter")
+    page.keyboard.insert_text("RewindExplorer('nowhere', train)")
+    page.keyboard.press("Shift+Enter")
+    alert = page.locator(f"{OUTPUT} [role=alert]")
+    alert.wait_for(timeout=20_000)
+    assert alert.inner_text() == "nowhere holds no run: give a folder that `fit` has written"
+    assert not page.locator(TRACEBACK).count()
+
+
+def choose_theme(page, theme):
+    name = f"JupyterLab {theme}"
+    menu(page, "Settings", "Theme", name)
+    body = page.locator("body")
+    until(lambda: body.get_attribute("data-jp-theme-name") == name, 20, f"the theme is not {theme}")
+    time.sleep(1)
+
+
+def test_light_and_dark(page, lab, tmp_path):
+    "Text keeps its contrast in both themes, and nothing was complained of, in the browser or in the kernel"
+    folder = Path(PICTURES or tmp_path)
+    for theme in ("Light", "Dark"):
+        choose_theme(page, theme)
+        for name, first in FIRST.items():
+            picture = page.locator(f"{OUTPUT} img[alt^='{first} ']")
+            root = page.locator(OUTPUT, has=page.locator(f"img[alt^='{first} ']"))
+            root.evaluate("e => e.scrollIntoView()")
+            time.sleep(.3)
+            page.screenshot(path=folder / f"{name}-{theme.lower()}.png")
+            for element in root.locator(".widget-label, .widget-html-content").all()[:2]:
+                assert contrast(element) > 4.5, (name, theme, element.inner_text())
+            assert root.bounding_box()["height"] < 690, name
+            assert picture.bounding_box()["width"] > 700, name
+    assert not page.complaints
+    assert "Traceback" not in (lab[1] / "lab.log").read_text()
+
+
+COLOURS = r"""e => {
+    const clear = /rgba\(0, 0, 0, 0\)|transparent/;
+    let behind = e;
+    while (behind && clear.test(getComputedStyle(behind).backgroundColor)) behind = behind.parentElement;
+    return [getComputedStyle(e).color, getComputedStyle(behind).backgroundColor];
+}"""
+
+
+def light(colour):
+    "Relative luminance of a colour of CSS"
+    rgb = [float(v) / 255 for v in re.findall(r"[\d.]+", colour)[:3]]
+    linear = [v / 12.92 if v <= .04045 else ((v + .055) / 1.055) ** 2.4 for v in rgb]
+    return float(np.dot((.2126, .7152, .0722), linear))
+
+
+def contrast(element):
+    "Of an element's text with what is behind it, as the web's guidelines count it"
+    dark, bright = sorted(map(light, element.evaluate(COLOURS)))
+    return (bright + .05) / (dark + .05)
+
+
+def test_where_no_kernel_runs():
+    "The stored chapter as a page: a picture for each explorer"
+    page, _ = HTMLExporter().from_filename(NBS / CHAPTER)
+    after = page.split("RewindExplorer</span><span class=\"p\">(</span><span class=\"n\">run")[1]
+    assert after.count('src="data:image/png;base64') >= 5
