@@ -35,8 +35,7 @@ def _passed(f, pictures, batch):
     "What a classifier says of pictures, pass by pass"
     own = next(f.parameters(), torch.zeros(()))                          # has the classifier's device and precision
     if pictures.dtype == torch.uint8: pictures = pictures.float() / 255
-    somewhere = nn.ModuleList([f, nn.ParameterList([torch.zeros(())])])  # nearest neighbours have no parameters
-    with evaluating(somewhere):
+    with evaluating(f):
         passes = batches(torch.arange(len(pictures)), batch)
         return torch.cat([f(pictures[index].to(own)).double() for index in passes]).cpu()
 
@@ -94,10 +93,10 @@ def fitted(
     return run.model().to(device())
 
 # %% ../nbs/22_dissection.ipynb #66edc945
-def _plot_bars(ax, table, labels, color, shift):
+def _plot_bars(ax, table, names, labels, color, shift):
     "A bar for each other network, for one kind of labels"
     of_kind = table[table.labels == labels]
-    each = [of_kind[of_kind.against == name] for name in table.against.unique()]
+    each = [of_kind[of_kind.against == name] for name in names]
     at = np.arange(len(each)) + shift
     mean = np.array([rows["mean"].mean() for rows in each])
     deviation = np.array([rows.variance.mean()**.5 for rows in each])
@@ -118,8 +117,8 @@ def plot_dissimilarity(
     grid = np.atleast_1d(axes(ax, ncols=len(kinds), figsize=(5 * len(kinds), 3.2), sharey=True))
     for ax, on in zip(grid, kinds, strict=True):
         rows = table[table.on == on]
-        _plot_bars(ax, rows, "true", colors["clean"], -.2)
-        _plot_bars(ax, rows, "random", colors["noisy"], .2)
+        _plot_bars(ax, rows, names, "true", colors["clean"], -.2)
+        _plot_bars(ax, rows, names, "random", colors["noisy"], .2)
         ax.set_xticks(range(len(names)), names)
         ax.set_title(f"On {on}")
     grid[0].set_ylabel("Dist (nats)")
@@ -173,7 +172,7 @@ def agreement(
     a, b = _both(f1, f2, pictures, batch)
     return (a.argmax(1) == b.argmax(1)).double().mean().item()
 
-# %% ../nbs/22_dissection.ipynb #f6c00aef
+# %% ../nbs/22_dissection.ipynb #098d5ae7
 @dataclass(frozen=True)
 class Specimen:
     "One of the networks that a dissection compares."
@@ -251,12 +250,12 @@ class DissectLab(Lab):
         factor = self.settings.width / size.width["vgg11"]
         self.widths = {make: factor * width for make, width in size.width.items()}
         self.magnitudes = {}                                            # {specimen: frame of its observer}
-        mirrors = data_name({"data": settings.data}).startswith("cifar")    # a mirror image keeps its class
-        self.augment = "crop+flip" if mirrors else "crop"
+        photographs = Path(settings.data).stem.startswith("cifar")      # a mirror image keeps its class
+        self.augment = "crop+flip" if photographs else "crop"
         small = network("vgg11", self.train, self.widths["vgg11"])
         predict(small, subset(self.train, torch.tensor([0])))           # refuses pictures that are too small
 
-# %% ../nbs/22_dissection.ipynb #723d5d5f
+# %% ../nbs/22_dissection.ipynb #85054e5f
 @patch
 def labels(self: DissectLab,
     specimen: Specimen,   # of which
@@ -289,7 +288,7 @@ def magnitude(self: DissectLab,
     if specimen not in self.magnitudes: self.run(specimen)
     return self.magnitudes[specimen]
 
-# %% ../nbs/22_dissection.ipynb #5bd2434e
+# %% ../nbs/22_dissection.ipynb #0491c233
 @patch
 def network(self: DissectLab,
     specimen: Specimen,   # which
@@ -325,7 +324,7 @@ def pair(self: DissectLab,
     other = replace(specimen, repeat=specimen.repeat + 1)
     return dissimilarity(self.network(specimen), self.network(other), self.patterns(specimen).images)
 
-# %% ../nbs/22_dissection.ipynb #b82d697d
+# %% ../nbs/22_dissection.ipynb #f26823aa
 @patch
 def about(self: DissectLab) -> dict:
     "What decides the results."
@@ -366,7 +365,7 @@ def _dist_table(section, kinds):
     return pd.DataFrame([{"labels": labels, "against": name.replace("_", " "), "on": on, **dist}
                          for on, side in sides.items() for labels in kinds for name, dist in side[labels].items()])
 
-# %% ../nbs/22_dissection.ipynb #d6829909
+# %% ../nbs/22_dissection.ipynb #1fa80382
 @dataclass(frozen=True)
 class DissectDissimilarity(Part):
     "Dist (equation 2) against another seed and other networks; and what weight decay and augmentation change."
@@ -394,7 +393,7 @@ class DissectDissimilarity(Part):
             section[name] = {"vgg11_other_seed": lab.pair(specimen), "train": float(reached)}
         return section, {"dissimilarity": _dist_table(section, lab.kinds)}
 
-# %% ../nbs/22_dissection.ipynb #3f057ab2
+# %% ../nbs/22_dissection.ipynb #67fe8995
 def _dist_figure(table):
     return Figure("dissimilarity", "How alike are two networks?",
         "The divergence between what a VGG11 and another network say, on the pictures that the first one likes best "
@@ -420,7 +419,7 @@ def say(self: DissectDissimilarity, section, results):
         yield (f"The augmented network got {percent(reached)} of its random labels right at best, so that its figure "
                "is that of a network which had not memorized all.")
 
-# %% ../nbs/22_dissection.ipynb #312ed020
+# %% ../nbs/22_dissection.ipynb #bbc1512f
 @patch
 def findings(self: DissectDissimilarity, section, tables):
     found = {}
@@ -457,7 +456,7 @@ class DissectAgreement(Part):
                 for labels, each in section.items() for other, shares in each.items()]
         return section, {"agreement": pd.DataFrame(rows)}
 
-# %% ../nbs/22_dissection.ipynb #fb5e93f2
+# %% ../nbs/22_dissection.ipynb #ba6e55f7
 @patch
 def shown(self: DissectAgreement, section):
     rows = [(f"{labels} labels, {other.replace('_', ' ')}", f"{shares['patterns']:.2f}", f"{shares['test_images']:.2f}")
@@ -477,7 +476,7 @@ def findings(self: DissectAgreement, section, tables):
     nearest = {f"nearest_{labels}": each["nearest_neighbour"]["test_images"] for labels, each in section.items()}
     return agree | nearest
 
-# %% ../nbs/22_dissection.ipynb #7be1654a
+# %% ../nbs/22_dissection.ipynb #c4184940
 @dataclass(frozen=True)
 class DissectNoiseCurve(Part):
     "Dist of two seeds against the fraction of labels that are drawn anew; all without weight decay."
@@ -496,7 +495,7 @@ class DissectNoiseCurve(Part):
     def findings(self, section, tables):
         return {f"noise {n:g}": dist for n, dist in zip(section["noise"], section["dissimilarity"], strict=True)}
 
-# %% ../nbs/22_dissection.ipynb #a485de03
+# %% ../nbs/22_dissection.ipynb #c67d8624
 def _noise_figure(table):
     return Figure("noise_curve", "From learning to memorizing",
         "The same between two seeds of VGG11, for training sets of which a growing part has random labels.",

@@ -40,8 +40,8 @@ def buildable(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(call.arguments["seed"])
             model = f(*call.args, **call.kwargs)
-        model.spec = {"network": f.__name__}
-        model.spec |= {name: _as_data(argument) for name, argument in call.arguments.items()}
+        given = {name: _as_data(argument) for name, argument in call.arguments.items()}   # `model` may be one of them
+        model.spec = {"network": f.__name__} | given
         return model
     _makers[f.__name__] = make
     return make

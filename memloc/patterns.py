@@ -244,7 +244,8 @@ def fit_dcgan(
     path = Path(out) / "dcgan.safetensors"
     reproducible = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
     with locked(path.parent), torch.random.fork_rng(), reproducible:
-        rows, samples = both.resume(path, about) if path.is_file() else ([], both.shown(seed))
+        rows, samples = [], both.shown(seed)
+        if path.is_file(): rows, samples = both.resume(path, about)
         done = len(rows)
         with tqdm(total=steps, initial=ends[done], desc="dcgan", unit="step", disable=not progress) as bar:
             for leg in range(done, legs):
@@ -383,9 +384,9 @@ def probabilities(
     pictures: Tensor,  # (..., C, H, W) in [0, 1]
 ) -> Tensor:           # (..., classes)
     "What a network in eval mode says of pictures."
-    several = pictures.shape[:-3]
-    with evaluating(f): said = [f(x).float().softmax(1) for x in pictures.flatten(0, -4).split(500)]
-    return torch.cat(said).view(*several, -1)
+    flat = pictures.reshape(-1, *pictures.shape[-3:])                   # (N, C, H, W)
+    with evaluating(f): said = [f(x).float().softmax(1) for x in flat.split(500)]
+    return torch.cat(said).view(*pictures.shape[:-3], -1)
 
 # %% ../nbs/21_patterns.ipynb #0bc13290
 def _laid_out(image): return image.float().cpu().permute(1, 2, 0)       # (H, W, C)

@@ -63,8 +63,8 @@ def skip_frozen(self: OneLayer,
     precision: str,      # "bf16" or "fp32"
     room: int = 2**31,   # bytes that may be kept
 ) -> Examples:           # the same, with what the frozen layers before the trained one make of the images
-    """Leave out what comes before the layer from now on; the network is then given what this returns. The images stay as
-    they are where nothing can be left out."""
+    """Leave out what comes before the layer from now on; the network is then given what this returns. The images stay
+    as they are where nothing can be left out."""
     if type(self.network) is not nn.Sequential: return examples
     children = [name for name, _ in self.network.named_children()]
     first = min(children.index(name.partition(".")[0]) for name in self.names)
@@ -186,7 +186,7 @@ def findings(self: StudyRetraining, section, tables):
     away, count = _away(section), len(section["layers"])
     return {"retrained": (count - len(away)) / count, "retrained_layers": ", ".join(away.index) or "none"}
 
-# %% ../nbs/12_retraining.ipynb #c1e21dd2
+# %% ../nbs/12_retraining.ipynb #868d3edd
 @patch
 def say(self: StudyRetraining, section, results):
     away, count = _away(section), len(section["layers"])
@@ -194,7 +194,8 @@ def say(self: StudyRetraining, section, results):
            f"quarters or more of the wrong labels back in {count - len(away)} of {count} cases.")
     if away.empty: return
     listed = ", ".join(f"{layer} ({percent(share)})" for layer, share in away.items())
-    yield f"Layers that give back fewer held some of them: {listed}."
+    whole = percent(results["training"]["noisy"])
+    yield f"Fewer came back with {listed}; the network as it was gives {whole} of them."
 
 @patch
 def figures(self: StudyRetraining, lab, section, tables):

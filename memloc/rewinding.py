@@ -148,7 +148,7 @@ def _draw_cells(ax, table, span):
 @styled
 def plot_rewinding(
     frame: pd.DataFrame,  # of `rewind`
-    span: tuple = (),     # first and last epoch in which the noisy examples were learned, to be marked
+    span: tuple = None,   # first and last epoch in which the noisy examples were learned, to be marked
     ax=None,              # two axes to draw on
 ):
     """Heat maps of accuracy by layer (input at the top) and epoch, clean beside noisy. Returns the two axes; there is
@@ -207,13 +207,13 @@ def findings(self: StudyRewinding, section, tables):
     return {"rewound_last": cost.noisy.iloc[-1], "rewound_most": cost.noisy[most],
             "rewound_layer": most, "rewound_clean": cost.clean[most]}
 
-# %% ../nbs/11_rewinding.ipynb #b13ae4e7
+# %% ../nbs/11_rewinding.ipynb #5bcd3dcb
 @patch
 def say(self: StudyRewinding, section, results):
     before, cost = _cost(section, results["training"]["memorized_from"])
     most, last = cost.noisy.idxmax(), cost.index[-1]
-    yield (f"Put back to epoch {before}, before the wrong labels were memorized, the layer {most} costs most: accuracy "
-           f"on the examples that have them falls by {percent(cost.noisy[most])}, and on the others by "
+    yield (f"Put back to epoch {before}, before the wrong labels were memorized, no layer costs more than {most}: "
+           f"accuracy on the examples that have them falls by {percent(cost.noisy[most])}, and on the others by "
            f"{percent(cost.clean[most])}. Putting back the last layer, {last}, costs {percent(cost.noisy[last])} of "
            "the wrong labels.")
 

@@ -57,7 +57,7 @@ def standard_dropout(
         model.get_submodule(site.module).register_forward_hook(partial(_silence, p, site.dim))
     return model
 
-# %% ../nbs/16_rivals.ipynb #0268e3d4
+# %% ../nbs/16_rivals.ipynb #264098fb
 rival_names = ("standard dropout", "sparse", "narrow")
 
 def rival_networks(
@@ -115,7 +115,10 @@ def compare_networks(
     return pd.DataFrame(rows)
 
 # %% ../nbs/16_rivals.ipynb #633e5a24
-def pair_name(p_gen, p_mem) -> str:
+def pair_name(
+    p_gen: float,  # share of neurons that always fire
+    p_mem: float,  # probability of owning one of the others
+) -> str:
     "What a tied network is called in a map; with dashes for spaces, the name of its folder."
     return f"p_gen {p_gen} p_mem {p_mem}"
 
@@ -196,7 +199,7 @@ def forgotten(
         "noisy": None if train.y_true is None else train.noisy.cpu()[gone]})
     return frame.sort_values("confidence", ascending=False, ignore_index=True)
 
-# %% ../nbs/16_rivals.ipynb #cfbbf1b6
+# %% ../nbs/16_rivals.ipynb #0bc104eb
 def plot_forgotten(
     frame: pd.DataFrame,  # rows of `forgotten`
     train: Examples,      # the training set
@@ -246,7 +249,7 @@ class DropoutLab(Lab):
         there.train = self.sets[noise]
         return there
 
-# %% ../nbs/16_rivals.ipynb #ea1101af
+# %% ../nbs/16_rivals.ipynb #119099d8
 @patch(as_prop=True)
 def folder(self: DropoutLab) -> Path:
     "Where the networks of this noise are trained."
@@ -268,7 +271,7 @@ def rivals(self: DropoutLab) -> list:
     "Names of the rivals that were asked for, as `rival_networks` knows them."
     return [name.replace("-", " ") for name in self.settings.rivals if name != "none"]
 
-# %% ../nbs/16_rivals.ipynb #acc57fd9
+# %% ../nbs/16_rivals.ipynb #f26d1083
 @patch
 def tied(self: DropoutLab) -> Tied:
     "A new network with example-tied dropout, not trained yet."
@@ -294,18 +297,18 @@ def precision(self: DropoutLab) -> str:
     one = subset(self.train, torch.arange(1)).to(device())
     return training_precision(self.recipe.precision, self.network().to(device()), one)
 
-# %% ../nbs/16_rivals.ipynb #32970edd
-def _lies(noise):
-    "What is said of a share of wrong labels"
+# %% ../nbs/16_rivals.ipynb #8de33944
+def _wrong_labels(noise):
+    "How many labels are wrong at a noise, in words"
     return f"{percent(noise)} wrong labels" if noise else "wrong labels as they came"
 
 @patch
 def opening(self: DropoutLab, results):
-    noises = ", ".join(_lies(noise) for noise in results["noise"])
+    noises = ", ".join(_wrong_labels(noise) for noise in results["noise"])
     return (f"{results['examples']:,} training examples of {data_name(results)}: {noises}; "
             f"p_gen {results['p_gen']:g}, p_mem {results['p_mem']:g}.")
 
-# %% ../nbs/16_rivals.ipynb #0855b136
+# %% ../nbs/16_rivals.ipynb #b9e9ad58
 _groups = ("clean", "noisy", "test")
 
 @dataclass(frozen=True)
@@ -319,7 +322,6 @@ class DropoutComparison(Part):
         "dropped_clean": "  clean accuracy then",
         "dropped_test": "  test accuracy then",
         "test_gain": "  test accuracy then, less that of the plain network"}
-    gains = {"test_gain": "Test accuracy with memorization neurons dropped, less that of the plain network"}
 
     def networks(self, lab):
         "{name: network}, not trained yet, of all that are compared at the noise of `lab`"
@@ -351,10 +353,11 @@ def say(self: DropoutComparison, section, results):
     for noise, found in section.items():
         plain, own, end = found["plain_network"], found["own"], _left(found)
         also = " and its batch norms recalibrated" if "dropped_recalibrated" in found else ""
-        yield (f"{_lies(float(noise))}: the plain network gives {percent(plain['noisy'])} of them as it was told, "
-               f"and the tied one, in mode own, {percent(own['noisy'])}. With its memorization neurons dropped{also} "
-               f"it gives {percent(end['noisy'])} of them and {percent(end['clean'])} of the right ones, and gets "
-               f"{percent(end['test'])} of the test pictures right; the plain network gets {percent(plain['test'])}.")
+        yield (f"{_wrong_labels(float(noise))}: the plain network gives {percent(plain['noisy'])} of them as it was "
+               f"told, and the tied one, in mode own, {percent(own['noisy'])}. With its memorization neurons "
+               f"dropped{also} it gives {percent(end['noisy'])} of them and {percent(end['clean'])} of the right ones, "
+               f"and gets {percent(end['test'])} of the test pictures right; the plain network gets "
+               f"{percent(plain['test'])}.")
 
 @patch
 def findings(self: DropoutComparison, section, tables):
@@ -365,6 +368,13 @@ def findings(self: DropoutComparison, section, tables):
     gains = {f"test_gain_{noise}": _gain(section[noise]) for noise in others}
     return told | end | {"test_gain": _gain(found)} | gains
 
+@patch
+def gains(self: DropoutComparison, section):
+    first, *others = section
+    keys = {"test_gain": first} | {f"test_gain_{noise}": noise for noise in others}
+    text = "test accuracy with memorization neurons dropped, less that of the plain network on the same data"
+    return {key: f"{_wrong_labels(float(noise))}: {text}" for key, noise in keys.items()}
+
 # %% ../nbs/16_rivals.ipynb #b3e051a6
 def _comparison_figure(noise, ax):
     "The figure of the comparison at a noise, which may be given as a word"
@@ -373,7 +383,7 @@ def _comparison_figure(noise, ax):
         "training, anew in each step. Sparse: the same neurons are off for all examples. Narrow: the generalization "
         "neurons alone, trained plainly. A low orange bar means that wrong labels are forgotten or were never learned; "
         "blue and green show at what price.")
-    return Figure(f"comparison-{noise}", f"{_lies(float(noise))}: who remembers what?", caption, ax)
+    return Figure(f"comparison-{noise}", f"{_wrong_labels(float(noise))}: who remembers what?", caption, ax)
 
 @patch
 def figures(self: DropoutComparison, lab, section, tables):
@@ -387,7 +397,7 @@ def over_seeds(self: DropoutComparison, frames):
 
 @patch
 def shown(self: DropoutComparison, section):
-    return {_lies(float(noise)): [("", *_groups), *map(_accuracy_row, found, found.values())]
+    return {_wrong_labels(float(noise)): [("", *_groups), *map(_accuracy_row, found, found.values())]
             for noise, found in section.items()}
 
 def _accuracy_row(name, accuracies):
@@ -395,7 +405,7 @@ def _accuracy_row(name, accuracies):
     name = name.replace("_recalibrated", ", recalibrated").replace("_", " ")
     return name, *(f"{accuracies[k]:.3f}" if k in accuracies else "" for k in _groups)
 
-# %% ../nbs/16_rivals.ipynb #ce5ef395
+# %% ../nbs/16_rivals.ipynb #7e7b6b5e
 @dataclass(frozen=True)
 class DropoutForgotten(Part):
     "Examples whose label is given with memorization neurons and no longer without them."
@@ -408,7 +418,7 @@ class DropoutForgotten(Part):
         return {"clean": len(gone) - noisy, "noisy": noisy}, {"forgotten": gone}
 
     def say(self, section, results):
-        yield (f"At {_lies(results['noise'][0])}, dropping the memorization neurons makes the tied network forget "
+        yield (f"{_wrong_labels(results['noise'][0])}: dropping the memorization neurons makes the tied network forget "
                f"{section['noisy']:,} of the wrong labels that it gave, and {section['clean']:,} of the right ones.")
 
     def findings(self, section, tables): return {"forgotten_clean": section["clean"]}
@@ -421,7 +431,7 @@ class DropoutForgotten(Part):
                    "without them, the surest first. Above each: the label, and what the network now says.")
         yield Figure("forgotten", "Right labels that are forgotten", caption, plot_forgotten(clean, lab.train, 24))
 
-# %% ../nbs/16_rivals.ipynb #fc7101e2
+# %% ../nbs/16_rivals.ipynb #b9501267
 @dataclass(frozen=True)
 class DropoutMap(Part):
     "What each p_gen and p_mem costs, at the first noise."
@@ -443,7 +453,7 @@ class DropoutMap(Part):
         along = {"p_gen": maps["clean"].index.tolist(), "p_mem": maps["clean"].columns.tolist()}
         return {"noise": lab.noise, **along, **{k: matrix(each) for k, each in maps.items()}}, {"map": table}
 
-# %% ../nbs/16_rivals.ipynb #90b24f3e
+# %% ../nbs/16_rivals.ipynb #ee00dead
 def _cells(section):
     "A row a pair of the map: p_gen, p_mem, clean, noisy, test"
     pairs = pd.MultiIndex.from_product([section["p_gen"], section["p_mem"]], names=["p_gen", "p_mem"])
@@ -454,10 +464,12 @@ def say(self: DropoutMap, section, results):
     cells = _cells(section)
     best = cells.loc[cells.test.idxmax()]
     fewest = cells.sort_values(["noisy", "test"], ascending=[True, False]).iloc[0]
-    yield (f"Of the map's {len(cells)} networks, at {_lies(section['noise'])}, the one with p_gen {best.p_gen:g} and "
-           f"p_mem {best.p_mem:g} is best on the test set after dropping: it gets {percent(best.test)} of it right, "
-           f"and still gives {percent(best.noisy)} of the wrong labels. The one with p_gen {fewest.p_gen:g} and p_mem "
-           f"{fewest.p_mem:g} gives the fewest, {percent(fewest.noisy)}, and gets {percent(fewest.test)} right.")
+    yield (f"{_wrong_labels(section['noise'])}: of the map's {len(cells)} networks, the one with p_gen "
+           f"{best.p_gen:g} and p_mem {best.p_mem:g} is best on the test set after dropping: it gets "
+           f"{percent(best.test)} of it right, and still gives {percent(best.noisy)} of the wrong labels. The one with "
+           f"p_gen {fewest.p_gen:g} and p_mem {fewest.p_mem:g} gives the fewest, {percent(fewest.noisy)}, and gets "
+           f"{percent(fewest.test)} right.")
+
 
 def _map_figure(ax):
     caption = (

@@ -28,11 +28,11 @@ from .data import Examples, add_label_noise, load, plot_examples, sample, seeded
 from .files import differences, write
 from .networks import network
 from .report import Figure, interval, median_range, percent, spread_of, write_page
-from .runs import fit, memorized_during, plot_history
+from .runs import Run, fit, memorized_during, plot_history
 from .settings import Settings, Study, part_name, parts_of, stored
-from .training import device, predict, preset
+from .training import choose_precision, device, predict, preset
 
-# %% ../nbs/05_studies.ipynb #c936279b
+# %% ../nbs/05_studies.ipynb #62eb20b9
 @dataclass(frozen=True)
 class Part:
     """What a probe adds to a study.
@@ -43,7 +43,6 @@ class Part:
     chapter: ClassVar[int] = 99   # parts run, and are reported, in this order
     needs: ClassVar[tuple] = ()   # names of parts that run before it
     claims: ClassVar[dict] = {}   # {finding: how it reads in a table}
-    gains: ClassVar[dict] = {}    # the same for differences of paired networks, which get an interval over seeds
 
     @property
     def name(self) -> str:
@@ -91,7 +90,7 @@ def galleries(self: Part,
     "{heading: [(PNG, lines of text), ...]} for the report."
     return {}
 
-# %% ../nbs/05_studies.ipynb #28ab5bc5
+# %% ../nbs/05_studies.ipynb #09ce8b54
 @patch
 def say(self: Part,
     section: dict,  # this part's, of results.json
@@ -106,6 +105,13 @@ def findings(self: Part,
     tables: dict,   # {name: DataFrame}
 ) -> dict:
     "{finding: number or name}, for the table of claims."
+    return {}
+
+@patch
+def gains(self: Part,
+    section: dict,  # this part's, of results.json
+) -> dict:
+    "{finding: how it reads} of findings that are differences between paired networks; over seeds they get an interval."
     return {}
 
 @patch
@@ -206,7 +212,7 @@ class Lab:
         "A new network, not trained yet."
         return network(self.settings.network, self.train, self.settings.width, self.seed)
 
-# %% ../nbs/05_studies.ipynb #5cb74c08
+# %% ../nbs/05_studies.ipynb #5db8c45c
 @patch(as_prop=True)
 def plain(self: Lab):
     "The run of the plain network, watched by the observers of the parts."
@@ -227,7 +233,8 @@ def observed(self: Lab,
 @patch(as_prop=True)
 def precision(self: Lab) -> str:
     "In which the networks are trained."
-    return self.plain.about["precision"]
+    if (self.out / "plain/run.json").is_file(): return Run(self.out / "plain").about["precision"]
+    return choose_precision(self.recipe.precision, device())
 
 # %% ../nbs/05_studies.ipynb #b496cf50
 @patch
@@ -488,12 +495,13 @@ def summarise(
 ) -> dict:          # what summary.json holds
     "Write summary.json, findings.csv and one report with the spread over seeds."
     first, found = results[0], pd.DataFrame([findings(out / f"seed-{seed}") for seed in seeds])
-    gains = {k: interval(found[k]) for part in parts for k in part.gains if k in found}
+    gains = _gains(first, parts)
     apart = {"seed", "environment", "findings", "story", *first["parts"]}
     same = {k: v for k, v in first.items() if k not in apart} | {"parts": first["parts"]}
     summary = same | {"seeds": list(seeds), "environment": spread_of([r["environment"] for r in results])}
-    summary |= {part.name: spread_of([r[part.name] for r in results]) for part in parts} | {"gains": gains}
-    summary["story"] = _story_of_several(summary, parts)
+    summary |= {part.name: spread_of([r[part.name] for r in results]) for part in parts}
+    summary |= {"gains": {k: interval(found[k]) for k in gains}, "findings": spread_of([r["findings"] for r in results])}
+    summary["story"] = _story_of_several(summary, gains)
     write(out / "summary.json", json.dumps(summary, indent=1))
     write(out / "findings.csv", found.to_csv(index=False))
     frames = _frames(out, seeds)
@@ -515,15 +523,19 @@ def _frames(out, seeds):
     def all_seeds(name): return pd.concat([t[name].assign(seed=seed) for seed, t in each.items() if name in t])
     return {name: all_seeds(name) for name in names}
 
-def _story_of_several(summary, parts):
+def _gains(results, parts):
+    "{finding: how it reads} of the differences between paired networks"
+    return {k: text for part in parts for k, text in part.gains(results[part.name]).items()}
+
+def _story_of_several(summary, gains):
     "Sentences for the summary"
     seeds = ", ".join(map(str, summary["seeds"]))
     story = [f"{len(summary['seeds'])} studies of {data_name(summary)}, one for each of the seeds {seeds}. "
              "A figure is the median, with the least and the greatest in brackets."]
-    reads = {k: text for part in parts for k, text in part.gains.items()}
-    for k, gain in summary["gains"].items():
+    for k, text in gains.items():
+        gain = summary["gains"][k]
         span = f", 95% interval {gain['low']:+.4f} to {gain['high']:+.4f}" if gain["low"] is not None else ""
-        story.append(f"{reads[k]}: {gain['mean']:+.4f} on average{span}.")
+        story.append(f"{text}: {gain['mean']:+.4f} on average{span}.")
     return story
 
 # %% ../nbs/05_studies.ipynb #35d61fe3

@@ -69,7 +69,7 @@ def _check_channels(name, dim, channels, out):
     raise InputError(f"block {name} was taken to end in {channels} channels and ends in {found}: "
                      "tie(..., names=...) without it")
 
-# %% ../nbs/14_tied_dropout.ipynb #a99e88b0
+# %% ../nbs/14_tied_dropout.ipynb #18fe1b3e
 def is_gate(
     hook,              # of a module
 ) -> bool:
@@ -122,7 +122,7 @@ class Tied(nn.Module):
         if mode is not None: choose("mode", mode, modes, otherwise="None")
         self._mode = mode
 
-# %% ../nbs/14_tied_dropout.ipynb #c560f986
+# %% ../nbs/14_tied_dropout.ipynb #e42e4e6b
 @patch(as_prop=True)
 def scale(self: Tied) -> float:
     "By how much generalization neurons are scaled in mode dropped, to make up for those that are silent."
@@ -150,7 +150,7 @@ def _gates(self: Tied, index, n):
     else: gate = self.always * self.scale
     return gate[None]
 
-# %% ../nbs/14_tied_dropout.ipynb #fe493e0b
+# %% ../nbs/14_tied_dropout.ipynb #9f4fcfdd
 @patch
 def forward(self: Tied,
     x: Tensor,                    # images, (B, C, H, W)
@@ -215,7 +215,7 @@ def _chosen_blocks(model, names):
         raise InputError(f"there is no block in an empty list of names: choose one of {', '.join(sites)}")
     return {name: site for name, site in sites.items() if name in names}
 
-# %% ../nbs/14_tied_dropout.ipynb #4d3fbe08
+# %% ../nbs/14_tied_dropout.ipynb #ffa20e75
 @buildable
 def tie(
     model: nn.Module,           # any network; its blocks get gates
@@ -316,7 +316,7 @@ def in_modes(
     for mode in modes: yield mode, in_mode(tied, mode)
     if _averaging_norms(tied): yield "dropped_recalibrated", dropped(tied, train)
 
-# %% ../nbs/14_tied_dropout.ipynb #e6895ca9
+# %% ../nbs/14_tied_dropout.ipynb #30fb4b00
 def mode_accuracy(
     tied: Tied,       # a trained network; left as it was
     train: Examples,  # what it was trained on
@@ -388,7 +388,7 @@ def mask_memory(
         ("N x C x H x W floats", 4 * pixels)]
     return pd.DataFrame(rows, columns=["masks", "bytes"])
 
-# %% ../nbs/14_tied_dropout.ipynb #fea51a3c
+# %% ../nbs/14_tied_dropout.ipynb #7628c06d
 def _end(section):
     "What is left once the memorization neurons are dropped, and batch norms recalibrated where there are any"
     return section.get("dropped_recalibrated") or section["dropped"]
@@ -404,8 +404,6 @@ class StudyTied(Part):
         "tied_clean": "  clean accuracy then",
         "tied_test": "  test accuracy then",
         "test_gain": "  test accuracy then, less that of the plain network"}
-    gains = {
-        "test_gain": "Test accuracy with memorization neurons dropped, less that of the plain network on the same data"}
 
     def network(self, lab):
         "A new tied network, not trained yet"
@@ -422,7 +420,7 @@ class StudyTied(Part):
         found = table.set_index("mode").T
         return {mode: found[mode].dropna().to_dict() for mode in found}, {"tied": table}
 
-# %% ../nbs/14_tied_dropout.ipynb #aead87b7
+# %% ../nbs/14_tied_dropout.ipynb #b9bbf718
 @patch
 def say(self: StudyTied, section, results):
     own, end = section["own"], _end(section)
@@ -449,6 +447,11 @@ def findings(self: StudyTied, section, tables):
     found = {f"tied_{group}": end[group] for group in ("noisy", "clean", "test")}
     return {"tied_own": section["own"]["noisy"], **found, "test_gain": end["test"] - plain}
 
+@patch
+def gains(self: StudyTied, section):
+    text = "Test accuracy with memorization neurons dropped, less that of the plain network on the same data"
+    return {"test_gain": text}
+
 # %% ../nbs/14_tied_dropout.ipynb #36b3d0d7
 @styled
 def plot_spread(
@@ -464,7 +467,7 @@ def plot_spread(
         ax.vlines(np.arange(len(low)) + shift, low[group], high[group], color="k", lw=1.5)
     return ax
 
-# %% ../nbs/14_tied_dropout.ipynb #daedfb20
+# %% ../nbs/14_tied_dropout.ipynb #71908292
 def _beside_plain(ends, table):
     "Rows of modes below those of the plain network, which are the last rows of its history"
     plain = ends[[column for column in table if column != "mode"]]

@@ -83,7 +83,7 @@ presets = {
     "paper": Preset("paper", Recipe(), width=1.0, examples=None, probed=1000),
 }
 
-# %% ../nbs/03_training.ipynb #1db639c3
+# %% ../nbs/03_training.ipynb #4b45c55d
 def preset(
     name: str | None = None,     # smoke, laptop or paper; `$MEMLOC_PRESET` if None, and laptop if that is not set
     width: float | None = None,  # factor for the network's channels, if not the preset's
@@ -126,7 +126,7 @@ def autocast(
     "The context in which a forward pass runs in a precision."
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
-# %% ../nbs/03_training.ipynb #ac8d4a74
+# %% ../nbs/03_training.ipynb #732382dd
 @contextlib.contextmanager
 def _same_modes(model):
     "Every module is afterwards in the mode, training or evaluation, in which it was"
@@ -143,13 +143,13 @@ def evaluating(
     grad: bool = False,       # record what gradients need
 ):                            # gives the device that the model is on
     "A context in which a network is in eval mode and computes in this precision; every module's own mode is kept."
-    where = next(model.parameters()).device
+    where = next(model.parameters(), torch.empty(0)).device       # nearest neighbours have no parameters
     using = choose_precision(precision, where)
     with _same_modes(model), torch.set_grad_enabled(grad), autocast(where, using):
         model.eval()
         yield where
 
-# %% ../nbs/03_training.ipynb #ec000449
+# %% ../nbs/03_training.ipynb #e934378c
 def augmented(
     x: Tensor,        # images, (B, C, H, W)
     how: str | None,  # "crop": each padded by 4 black pixels and cut to size anywhere; "crop+flip": half mirrored too
@@ -166,7 +166,7 @@ def augmented(
         x = torch.where(mirrored, x, x.flip(3))
     return x.contiguous(memory_format=torch.channels_last)
 
-# %% ../nbs/03_training.ipynb #c51cf539
+# %% ../nbs/03_training.ipynb #cd8d273a
 def forward(
     model: nn.Module,  # any network
     x: Tensor,         # images, (B, C, H, W) floats in [0, 1]
@@ -176,7 +176,7 @@ def forward(
     if getattr(model, "takes_index", False): return model(x, index)
     return model(x)
 
-# %% ../nbs/03_training.ipynb #36f2e657
+# %% ../nbs/03_training.ipynb #a43e7405
 def _too_wide_steps(model, train):
     "Names of the convolutions that step further than the maps they read are wide"
     wide = []
@@ -298,7 +298,7 @@ class Observer:
         "The table so far."
         return pd.DataFrame(self.rows)
 
-# %% ../nbs/03_training.ipynb #951bd668
+# %% ../nbs/03_training.ipynb #f3c63c91
 @contextlib.contextmanager
 def unnoticed(
     model: nn.Module,  # that is trained
@@ -307,7 +307,7 @@ def unnoticed(
     with _same_modes(model), torch.random.fork_rng():
         yield
 
-# %% ../nbs/03_training.ipynb #55a27ff0
+# %% ../nbs/03_training.ipynb #941ba1bb
 class Diverged(RuntimeError):
     "The loss became infinite or not a number."
 
