@@ -32,7 +32,7 @@ from .runs import Run, fit, memorized_during, plot_history
 from .settings import Settings, Study, part_name, parts_of, stored
 from .training import choose_precision, device, predict, preset
 
-# %% ../nbs/05_studies.ipynb #62eb20b9
+# %% ../nbs/05_studies.ipynb #320d86e7
 @dataclass(frozen=True)
 class Part:
     """What a probe adds to a study.
@@ -50,7 +50,7 @@ class Part:
         names = (part_name(command, type(self).__name__) for command in ("study", "dropout", "dissect", "audit"))
         return next(filter(None, names))
 
-# %% ../nbs/05_studies.ipynb #9bfc2445
+# %% ../nbs/05_studies.ipynb #a69874f3
 @patch
 def check(self: Part,
     lab,           # what the parts of the study share, a `Lab`
@@ -64,7 +64,7 @@ def observers(self: Part,
     "Observers that watch the plain network train; `lab.observed(name)` is the table of one of them."
     return []
 
-# %% ../nbs/05_studies.ipynb #e713f169
+# %% ../nbs/05_studies.ipynb #a18ae88b
 @patch
 def figures(self: Part,
     lab,           # what the parts share
@@ -90,7 +90,7 @@ def galleries(self: Part,
     "{heading: [(PNG, lines of text), ...]} for the report."
     return {}
 
-# %% ../nbs/05_studies.ipynb #09ce8b54
+# %% ../nbs/05_studies.ipynb #c3514430
 @patch
 def say(self: Part,
     section: dict,  # this part's, of results.json
@@ -121,7 +121,7 @@ def over_seeds(self: Part,
     "Yield `Figure`s for the report of several seeds."
     return ()
 
-# %% ../nbs/05_studies.ipynb #89011106
+# %% ../nbs/05_studies.ipynb #f0334b8d
 def load_part(
     command: str,  # study, dropout, dissect or audit
     name: str,     # of the part
@@ -153,7 +153,7 @@ def wanted_parts(
         asked += [name for name in part.needs if name not in found]
     return sorted(found.values(), key=_place)
 
-# %% ../nbs/05_studies.ipynb #93afc191
+# %% ../nbs/05_studies.ipynb #cd74bc1e
 def _place(part): return part.chapter, part.name      # in a report
 
 # %% ../nbs/05_studies.ipynb #dfc9f717
@@ -212,7 +212,7 @@ class Lab:
         "A new network, not trained yet."
         return network(self.settings.network, self.train, self.settings.width, self.seed)
 
-# %% ../nbs/05_studies.ipynb #5db8c45c
+# %% ../nbs/05_studies.ipynb #a8230c2f
 @patch(as_prop=True)
 def plain(self: Lab):
     "The run of the plain network, watched by the observers of the parts."
@@ -236,7 +236,7 @@ def precision(self: Lab) -> str:
     if (self.out / "plain/run.json").is_file(): return Run(self.out / "plain").about["precision"]
     return choose_precision(self.recipe.precision, device())
 
-# %% ../nbs/05_studies.ipynb #b496cf50
+# %% ../nbs/05_studies.ipynb #7706c1c0
 @patch
 def about(self: Lab) -> dict:
     "What decides the results."
@@ -314,7 +314,7 @@ def environment(
     return {"memloc": __version__, "torch": torch.__version__, "python": platform.python_version(), "device": name,
             "precision": precision, "commit": _loaded}
 
-# %% ../nbs/05_studies.ipynb #85948fc6
+# %% ../nbs/05_studies.ipynb #af81281c
 def run_parts(
     lab: Lab,    # with the parts
 ) -> dict:       # what results.json holds then
@@ -500,7 +500,8 @@ def summarise(
     same = {k: v for k, v in first.items() if k not in apart} | {"parts": first["parts"]}
     summary = same | {"seeds": list(seeds), "environment": spread_of([r["environment"] for r in results])}
     summary |= {part.name: spread_of([r[part.name] for r in results]) for part in parts}
-    summary |= {"gains": {k: interval(found[k]) for k in gains}, "findings": spread_of([r["findings"] for r in results])}
+    summary["findings"] = spread_of([r["findings"] for r in results])
+    summary["gains"] = {k: interval(found[k]) for k in gains}
     summary["story"] = _story_of_several(summary, gains)
     write(out / "summary.json", json.dumps(summary, indent=1))
     write(out / "findings.csv", found.to_csv(index=False))
