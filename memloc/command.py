@@ -51,17 +51,22 @@ def one_line(
     said = " ".join(inside[:rule]).rstrip(".")
     return f"{said[:1].lower()}{said[1:]}: --help shows what can be asked for"
 
-# %% ../nbs/command.ipynb #cbec7f41
+# %% ../nbs/command.ipynb #c3adccdc
 def parts_apart(
     words: list,   # of a command line
 ) -> tuple:        # the words without those for parts, {part: [words for it]}
     "Take what is said to single parts out of a command line."
-    rest, of_parts, into = [], {}, None
+    rest = []
+    of_parts = {}
+    into = rest
     for word in words:
         found = re.fullmatch(r"--([a-z][\w-]*)\.([\w-]+)", word)
-        if found: into, word = of_parts.setdefault(found[1].replace("-", "_"), []), f"--{found[2]}"
-        elif word.startswith("--"): into = None
-        (rest if into is None else into).append(word)
+        if found:
+            into = of_parts.setdefault(found[1].replace("-", "_"), [])
+            word = f"--{found[2]}"
+        elif word.startswith("--"):
+            into = rest
+        into.append(word)
     return rest, of_parts
 
 def parse(

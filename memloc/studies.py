@@ -32,7 +32,7 @@ from .runs import Run, fit, memorized_during, plot_history
 from .settings import Settings, Study, part_name, parts_of, stored
 from .training import choose_precision, device, predict, preset
 
-# %% ../nbs/05_studies.ipynb #320d86e7
+# %% ../nbs/05_studies.ipynb #62eb20b9
 @dataclass(frozen=True)
 class Part:
     """What a probe adds to a study.
@@ -50,7 +50,7 @@ class Part:
         names = (part_name(command, type(self).__name__) for command in ("study", "dropout", "dissect", "audit"))
         return next(filter(None, names))
 
-# %% ../nbs/05_studies.ipynb #a69874f3
+# %% ../nbs/05_studies.ipynb #9bfc2445
 @patch
 def check(self: Part,
     lab,           # what the parts of the study share, a `Lab`
@@ -64,7 +64,7 @@ def observers(self: Part,
     "Observers that watch the plain network train; `lab.observed(name)` is the table of one of them."
     return []
 
-# %% ../nbs/05_studies.ipynb #a18ae88b
+# %% ../nbs/05_studies.ipynb #e713f169
 @patch
 def figures(self: Part,
     lab,           # what the parts share
@@ -90,7 +90,7 @@ def galleries(self: Part,
     "{heading: [(PNG, lines of text), ...]} for the report."
     return {}
 
-# %% ../nbs/05_studies.ipynb #c3514430
+# %% ../nbs/05_studies.ipynb #09ce8b54
 @patch
 def say(self: Part,
     section: dict,  # this part's, of results.json
@@ -121,7 +121,7 @@ def over_seeds(self: Part,
     "Yield `Figure`s for the report of several seeds."
     return ()
 
-# %% ../nbs/05_studies.ipynb #f0334b8d
+# %% ../nbs/05_studies.ipynb #b8c51e9f
 def load_part(
     command: str,  # study, dropout, dissect or audit
     name: str,     # of the part
@@ -143,7 +143,8 @@ def wanted_parts(
     known = parts_of(settings.command)
     if not settings.parts: raise InputError(f"no part was asked for: name at least one of {', '.join(known)}")
     choose("part", [p for p in settings.parts if isinstance(p, str)], known)
-    asked, found = list(settings.parts), {}
+    asked = list(settings.parts)
+    found = {}
     while asked:
         part = asked.pop()
         if isinstance(part, str):
@@ -153,7 +154,7 @@ def wanted_parts(
         asked += [name for name in part.needs if name not in found]
     return sorted(found.values(), key=_place)
 
-# %% ../nbs/05_studies.ipynb #cd74bc1e
+# %% ../nbs/05_studies.ipynb #93afc191
 def _place(part): return part.chapter, part.name      # in a report
 
 # %% ../nbs/05_studies.ipynb #dfc9f717
@@ -184,7 +185,8 @@ def check_noise(
 # %% ../nbs/05_studies.ipynb #494a9775
 class Lab:
     "What the parts of `memloc study` share. Commands that compare other things have a subclass."
-    title, title_of_several = "What did a network memorize of {}?", "What do networks memorize of {}?"
+    title = "What did a network memorize of {}?"
+    title_of_several = "What do networks memorize of {}?"
     paper = "Maini et al., Can Neural Network Memorization Be Localized?, ICML 2023"
 
     def __init__(self,
@@ -194,7 +196,10 @@ class Lab:
         parts=(),            # that will run
     ):
         size = preset(settings.preset, settings.width, settings.epochs)
-        self.seed, self.out, self.parts, self.progress = seed, Path(out), list(parts), settings.progress
+        self.seed = seed
+        self.out = Path(out)
+        self.parts = list(parts)
+        self.progress = settings.progress
         self.train, self.test = self.read(settings)
         self.recipe = replace(size.recipe, seed=seed)
         self.probed = size.probed
@@ -212,14 +217,14 @@ class Lab:
         "A new network, not trained yet."
         return network(self.settings.network, self.train, self.settings.width, self.seed)
 
-# %% ../nbs/05_studies.ipynb #a8230c2f
+# %% ../nbs/05_studies.ipynb #55829e04
 @patch(as_prop=True)
 def plain(self: Lab):
     "The run of the plain network, watched by the observers of the parts."
     if "_plain" not in vars(self):
         self.watching = {o.name: o for part in self.parts for o in part.observers(self)}
-        out, observers = self.out / "plain", self.watching.values()
-        self._plain = fit(self.network(), self.train, self.test, self.recipe, out, observers, self.progress)
+        self._plain = fit(self.network(), self.train, self.test, self.recipe, self.out / "plain",
+                          self.watching.values(), self.progress)
     return self._plain
 
 @patch
@@ -236,7 +241,7 @@ def precision(self: Lab) -> str:
     if (self.out / "plain/run.json").is_file(): return Run(self.out / "plain").about["precision"]
     return choose_precision(self.recipe.precision, device())
 
-# %% ../nbs/05_studies.ipynb #7706c1c0
+# %% ../nbs/05_studies.ipynb #b496cf50
 @patch
 def about(self: Lab) -> dict:
     "What decides the results."
@@ -314,7 +319,7 @@ def environment(
     return {"memloc": __version__, "torch": torch.__version__, "python": platform.python_version(), "device": name,
             "precision": precision, "commit": _loaded}
 
-# %% ../nbs/05_studies.ipynb #af81281c
+# %% ../nbs/05_studies.ipynb #85948fc6
 def run_parts(
     lab: Lab,    # with the parts
 ) -> dict:       # what results.json holds then
@@ -371,10 +376,12 @@ def write_report(
     results: dict,  # what its parts found
 ) -> dict:          # the same, with the sentences of the report under `story`
     "Draw a study's figures and write its report, from the tables and results in its folder."
-    parts, tables = _parts_in(lab, results), read_tables(lab.out)
+    parts = _parts_in(lab, results)
+    tables = read_tables(lab.out)
     story = [lab.opening(results), *(sentence for p in parts for sentence in p.say(results[p.name], results))]
     figures = (figure for p in parts for figure in p.figures(lab, results[p.name], tables))
-    shown, galleries = {}, {}
+    shown = {}
+    galleries = {}
     for p in parts:
         shown |= p.shown(results[p.name])
         galleries |= p.galleries(lab, results[p.name], tables)
@@ -399,10 +406,11 @@ class StudyTraining(Part):
 
     def compute(self, lab):
         run = lab.plain
-        end, span = run.history.iloc[-1], memorized_during(run.history)
+        end = run.history.iloc[-1]
+        first, last = memorized_during(run.history)
         accuracies = {k: float(end[k]) for k in ("clean", "noisy", "test")}
         section = {"epochs": int(end.epoch), "seconds": round(run.seconds, 1), **accuracies}
-        return section | {"memorized_from": span[0], "memorized_to": span[1]}, {"history": run.history}
+        return section | {"memorized_from": first, "memorized_to": last}, {"history": run.history}
 
     def say(self, section, results):
         done = "it has memorized them"
@@ -445,7 +453,8 @@ def claims(
     "What the papers claim, on one page, side by side for all that was studied."
     parts = sorted((load_part(command, name) for name in parts_of(command)), key=_place)
     reads = {k: text for part in parts for k, text in part.claims.items()}
-    columns, about = {}, ["data", "examples", "network", "width"]
+    about = ["data", "examples", "network", "width"]
+    columns = {}
     for (data, n, net, width), group in rows.infer_objects().groupby(about, sort=False):
         heading = f"{data}, {n:,} examples, {net} x {width:g}, {group.seed.nunique()} seeds"
         columns[heading] = {text: _say_all(group[k].dropna()) for k, text in reads.items() if k in group}
@@ -455,7 +464,8 @@ def _say_all(values):
     "A finding over seeds, as people read it"
     if values.empty: return ""
     if not pd.api.types.is_numeric_dtype(values):
-        counts, every = values.value_counts(), len(values)
+        every = len(values)
+        counts = values.value_counts()
         return "; ".join(name if n == every else f"{name} ({n} of {every})" for name, n in counts.items())
     return median_range(spread_of(values.tolist()), ".3g") if len(values) > 1 else f"{values.iloc[0]:.3g}"
 
@@ -468,8 +478,10 @@ def conduct(
     seed-SEED, and a summary. What was stopped goes on. `InputError` for wrong input, before anything is written."""
     parts = wanted_parts(settings)
     if len(settings.seeds) == 1: return _one(settings, settings.seeds[0], settings.out, parts, lab)
-    out, record = settings.out, settings.out / "seeds.json"
-    about, what = {"command": settings.command} | stored(settings), f"memloc {settings.command} for several seeds"
+    out = settings.out
+    record = out / "seeds.json"
+    about = {"command": settings.command} | stored(settings)
+    what = f"memloc {settings.command} for several seeds"
     if record.is_file(): refuse_other(out, what, json.loads(record.read_text()), about)
     elif out.exists() and (not out.is_dir() or any(not f.name.startswith("seed-") for f in out.iterdir())):
         raise InputError(f"{out} is there already and is not a folder of {what}: choose another --out")
@@ -494,7 +506,8 @@ def summarise(
     lab: type,      # of what they shared
 ) -> dict:          # what summary.json holds
     "Write summary.json, findings.csv and one report with the spread over seeds."
-    first, found = results[0], pd.DataFrame([findings(out / f"seed-{seed}") for seed in seeds])
+    first = results[0]
+    found = pd.DataFrame([findings(out / f"seed-{seed}") for seed in seeds])
     gains = _gains(first, parts)
     apart = {"seed", "environment", "findings", "story", *first["parts"]}
     same = {k: v for k, v in first.items() if k not in apart} | {"parts": first["parts"]}
