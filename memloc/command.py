@@ -28,7 +28,7 @@ commands = {"study": Study, "dropout": Dropout, "dissect": Dissect, "audit": Aud
 about = ("See, measure and control what a neural network has memorized. "
          "memloc COMMAND --help shows what a command can be asked for.")
 
-# %% ../nbs/command.ipynb #8772efa0
+# %% ../nbs/command.ipynb #cd758bdf
 def asked(
     ask,        # one of tyro's functions
     *args,      # for it
@@ -45,13 +45,17 @@ def asked(
 def one_line(
     box: str,   # a box that tyro has drawn
 ) -> str:
-    "What stands in the first part of a box."
-    inside = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
-    rule = next((k for k, line in enumerate(inside) if set(line) == {"─"}), len(inside))
-    said = " ".join(inside[:rule]).rstrip(".")
+    "What stands below the title of a box; without a terminal its sides are blank, and its rules are hyphens."
+    parts = [[]]                                                # what stands between the rules
+    for line in box.strip().splitlines():
+        text = line.strip(" │╭╮╰╯─")
+        if set(text) <= {"-"}: parts.append([])
+        else: parts[-1].append(text)
+    first, second, *_ = parts
+    said = " ".join(first[1:] or second).rstrip(".")
     return f"{said[:1].lower()}{said[1:]}: --help shows what can be asked for"
 
-# %% ../nbs/command.ipynb #c3adccdc
+# %% ../nbs/command.ipynb #59fa6040
 def parts_apart(
     words: list,   # of a command line
 ) -> tuple:        # the words without those for parts, {part: [words for it]}
@@ -73,6 +77,7 @@ def parse(
     words: list,   # of a command line
 ):
     "The settings of a command; those of its parts are in its `parts`, as parts."
+    if words and not words[0].startswith("-"): choose("command", words[0], commands)
     words, of_parts = parts_apart(words)
     settings = asked(tyro.extras.subcommand_cli_from_dict, commands, prog="memloc", description=about, args=words)
     if not of_parts: return settings

@@ -653,11 +653,11 @@ class NeuronExplorer(Explorer):
         self.courses = {}      # {example: probabilities before and after each, (removals + 1, classes)}
         self.accuracies = {}   # {set of neurons that are off: {group: accuracy}}
         self.sentence = ""     # why the example cannot be taken apart
-        self._offer(shown, progress)
+        first = self._offer(shown, progress)
         self._set_up((8.6, 5.2), example=None, step=None, off=None)
         self._lay_out()
         self._controls()
-        self.set(example=next(iter(self.removed)))
+        self.set(example=first)
 
     @traitlets.observe("example", "step")
     def _follow(self, change):
@@ -668,20 +668,21 @@ class NeuronExplorer(Explorer):
         else: self.off = self._until_step()
         self.waiting = was
 
-# %% ../nbs/31_explorers.ipynb #c4152a24
+# %% ../nbs/31_explorers.ipynb #a7af0e98
 @patch
 def _offer(self: NeuronExplorer, shown, progress):
-    "Choose what is offered, and take it apart"
+    "Choose what is offered, and take it apart; the first example, a noisy one if there is one"
     learned = _learned(self.model, self.train)
     groups = _groups(self.train)
     self.offered = {group: np.flatnonzero(learned & mine)[:shown].tolist() for group, mine in groups.items()}
-    every = [i for group in reversed(self.offered) for i in self.offered[group]]      # noisy ones first
+    every = [i for group in reversed(self.offered) for i in self.offered[group]]
     if not every:
         raise InputError("the network gives none of these examples its label: "
                          "give the examples that it was trained on, and a network that has learned them")
     self._keep(remove_neurons(self.twin, self.train, every, max_removed=self.max_removed, progress=progress))
     self.longest = max(map(len, self.removed.values()))
     self.accuracies[frozenset()] = accuracy_without(self.twin, self.train, (), self.few)
+    return every[0]
 
 @patch
 def _keep(self: NeuronExplorer, removals):
@@ -952,7 +953,7 @@ def _update(self: NeuronExplorer):
     numbers = {"answer": answer, "probability": probability, "neurons_off": len(self.off)}
     return said, {**numbers, **accuracy}
 
-# %% ../nbs/31_explorers.ipynb #1d4a4b04
+# %% ../nbs/31_explorers.ipynb #5fde0014
 def _tied_runs(runs):
     "The runs of tied networks in a folder or in a list of runs; `InputError` if there are none"
     if isinstance(runs, (str, Path)):
@@ -997,7 +998,7 @@ class DropoutExplorer(Explorer):
             _control(self, "mode", "", "auto", list(zip(said, modes, strict=True)), widgets.ToggleButtons),
         ])
 
-# %% ../nbs/31_explorers.ipynb #a02f7ce5
+# %% ../nbs/31_explorers.ipynb #0eb04641
 @patch
 def _measure(self: DropoutExplorer, runs, test, progress):
     "What each network answers in each mode, and how much of that is right, by (p_gen, p_mem)"
@@ -1053,7 +1054,7 @@ def _lay_out_bars(self: DropoutExplorer, ax, shown):
     ax.set_xticks(at, [mode.replace("_", " and ") for mode in modes])
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
 
-# %% ../nbs/31_explorers.ipynb #81d5aad5
+# %% ../nbs/31_explorers.ipynb #e62021ec
 @patch
 def _lay_out_maps(self: DropoutExplorer, axes):
     "Accuracy of all networks in the chosen mode, a map a group"
@@ -1074,7 +1075,7 @@ def _lay_out_maps(self: DropoutExplorer, axes):
         ax.grid(False)
     next(iter(axes.values())).set_ylabel("p_gen")
 
-# %% ../nbs/31_explorers.ipynb #80caefc6
+# %% ../nbs/31_explorers.ipynb #1d8653a9
 @patch
 def _table(self: DropoutExplorer, p_gen, p_mem):
     "Accuracies of a network, a row a mode; NaN where there is no such network"
@@ -1102,7 +1103,7 @@ def _update_maps(self: DropoutExplorer):
     y = p_gens.index(self.p_gen)
     for mark in self.marks: mark.set_xy((x - .5, y - .5))
 
-# %% ../nbs/31_explorers.ipynb #f13398c2
+# %% ../nbs/31_explorers.ipynb #84bde0b7
 @patch
 def _show_changed(self: DropoutExplorer, group):
     "Show the examples of a group whose answer changes with the mode; how many they are"
@@ -1136,7 +1137,7 @@ def _update(self: DropoutExplorer):
             f"&emsp;{_groups_say(accuracy)}")
     return said, {**accuracy, **changed}
 
-# %% ../nbs/31_explorers.ipynb #3a47e81b
+# %% ../nbs/31_explorers.ipynb #a27ac70e
 def _same_classes(networks, generator):
     "How many classes all networks know; `InputError` if they differ, or cannot take the generator's images"
     sizes = {}
@@ -1187,7 +1188,7 @@ class PatternExplorer(Explorer):
         self._lay_out()
         self._assemble(*self._controls())
 
-# %% ../nbs/31_explorers.ipynb #319ac3fe
+# %% ../nbs/31_explorers.ipynb #7723ef8a
 @patch
 def _remember(self: PatternExplorer, networks, grow, lead):
     "What `grow` makes of each network, and what all say of it; `lead` is how many steps, classes and starts there are"
@@ -1251,7 +1252,7 @@ def _lay_out_bars(self: PatternExplorer, ax):
     ax.set(xlim=(0, 1), ylim=(len(at) - .5, -.5), title="What they say of it", xlabel="probability")
     ax.set_yticks(at, self.classes)
 
-# %% ../nbs/31_explorers.ipynb #27384ef9
+# %% ../nbs/31_explorers.ipynb #6edb9bc6
 @patch
 def _lay_out_course(self: PatternExplorer, ax):
     "What both networks say of the class, over the steps"
@@ -1278,7 +1279,7 @@ def _lay_out_film(self: PatternExplorer, ax):
     def go_to(x, y): self.step = kept[min(int(x // (w + self.gap)), len(kept) - 1)]
     self.clicks[ax] = go_to
 
-# %% ../nbs/31_explorers.ipynb #3866b55c
+# %% ../nbs/31_explorers.ipynb #756b2c45
 @patch
 def _way(self: PatternExplorer):
     "The pictures on the way of the chosen network, class and start, (steps, C, H, W)"

@@ -126,11 +126,18 @@ def page(lab, browser):
     page.on("console", lambda m: page.complaints.append(m.text) if m.type == "error" else None)
     page.on("pageerror", lambda e: page.complaints.append(str(e)))
     page.goto(f"{lab[0]}/lab/tree/{CHAPTER}?reset")
-    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=90_000)
+    wait_for_kernel(page)
     page.evaluate(WATCH)
     menu(page, "Run", "Run All Cells")
     until(lambda: run_through(page), 900, "the chapter was not through")
     return page
+
+
+def wait_for_kernel(page):
+    "Until the chapter has a kernel that waits for work; before it has one, JupyterLab calls it idle too"
+    page.get_by_title("Switch kernel").filter(has_text="Python 3").wait_for(timeout=90_000)
+    time.sleep(1)                                  # what it is called follows a little later
+    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=90_000)
 
 
 def menu(page, *names):
