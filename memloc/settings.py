@@ -121,46 +121,44 @@ def all_parts(command):
     "A default for `parts`: the names of all that the command can run"
     return field(default_factory=lambda: tuple(parts_of(command)))
 
-# %% ../nbs/settings.ipynb #afc5f410
+# %% ../nbs/settings.ipynb #ab7744cf
 @dataclass(frozen=True)
 class Study(Settings):
-    """Train on labels that lie, run the probes and example-tied dropout, and write a report.
-
-    memloc study                                            digits, a few minutes on two cores, into runs/digits
-
-    memloc study --data mnist --examples 10000 --noise 0.2
-
-    memloc study --data my.npz --noise 0 --out runs/mine    your own labels, where y_train_true says which are wrong
-
-    memloc study --seeds 0-2                                three seeds, and a summary with the spread
-
-    memloc study --rewinding.help                           what a part can be asked for, and
-
-    memloc study --rewinding.take all                       how to ask for it
-    """
+    "Train on labels that lie, run the probes and example-tied dropout, and write a report."
+    usage: ClassVar[dict] = {
+        "memloc study":
+            "digits, a few minutes on two cores, into runs/digits",
+        "memloc study --data mnist --examples 10000 --noise 0.2":
+            "a part of MNIST, a fifth of its labels wrong",
+        "memloc study --data my.npz --noise 0":
+            "your own data, where y_train_true says which labels are wrong",
+        "memloc study --seeds 0-2":
+            "three seeds, and a summary with the spread",
+        "memloc study --rewinding.take all":
+            "a part's own settings; --rewinding.help lists them",
+    }
     noise: float = 0.1                      # fraction of labels to make wrong; 0 for data whose own labels are wrong
     network: Network = "resnet9"            # which network
     p_gen: float = 0.2                      # share of neurons that always fire, in example-tied dropout
     p_mem: float = 0.1                      # probability with which an example owns one of the others
     parts: tuple[str, ...] = all_parts("study")  # which parts to run
 
-# %% ../nbs/settings.ipynb #13039d6b
+# %% ../nbs/settings.ipynb #176dcd7b
 Rival = Literal["standard-dropout", "sparse", "narrow", "none"]
 
 @dataclass(frozen=True)
 class Dropout(Settings):
-    """Compare example-tied dropout with the plain network and its rivals, and map p_gen and p_mem.
-
-    memloc dropout                                          digits: five networks at each of three noises, more for the
-                                                            map; some fifteen minutes on two cores
-
-    memloc dropout --noise 0.1 --parts comparison           the comparison alone, at one noise
-
-    memloc dropout --data cifar10 --preset paper --seeds 0-2 --noise 0.1
-
-    memloc dropout --data cifar10 --augment crop --blocks conv3 res2 conv4 --rivals none
-                                                            the plain network, and one whose later blocks are tied
-    """
+    "Compare example-tied dropout with the plain network and its rivals, and map p_gen and p_mem."
+    usage: ClassVar[dict] = {
+        "memloc dropout":
+            "digits: five networks at each of three noises, and a map; fifteen minutes on two cores",
+        "memloc dropout --noise 0.1 --parts comparison":
+            "the comparison alone, at one noise",
+        "memloc dropout --data cifar10 --preset paper --seeds 0-2 --noise 0.1":
+            "the paper's size, three seeds",
+        "memloc dropout --data cifar10 --augment crop --blocks conv3 res2 conv4 --rivals none":
+            "the plain network, and one whose later blocks are tied",
+    }
     noise: tuple[float, ...] = (0.1, 0.2, 0.4)  # fractions of labels to make wrong, the first looked at most closely
     network: Network = "resnet9"                # which network
     p_gen: float = 0.2                          # share of neurons that always fire
@@ -173,24 +171,22 @@ class Dropout(Settings):
     parts: tuple[str, ...] = all_parts("dropout")  # which parts to run
     folder = "{}-dropout"
 
-# %% ../nbs/settings.ipynb #2a8f0847
+# %% ../nbs/settings.ipynb #3430eff5
 Other = Literal["vgg13", "resnet32", "none"]
 
 @dataclass(frozen=True)
 class Dissect(Settings):
-    """Compare networks trained on true and on random labels: have they learned the same thing?
-
-    memloc dissect                                          digits, minutes on two cores, into runs/digits-dissected
-
-    memloc dissect --data mnist --examples 10000 --repeats 3 --epochs 60
-
-    memloc dissect --data cifar10 --examples 2000 --width 1 --others none
-                                                            what matters most, with the paper's VGG11, without a GPU
-
-    memloc dissect --data cifar10 --preset paper            the paper's own sizes; wants a GPU
-
-    memloc dissect --seeds 0-2                              three seeds, and one report with the spread
-    """
+    "Compare networks trained on true and on random labels: have they learned the same thing?"
+    usage: ClassVar[dict] = {
+        "memloc dissect":
+            "digits, some minutes on two cores, into runs/digits-dissected",
+        "memloc dissect --data cifar10 --examples 2000 --width 1 --others none":
+            "what matters most, with the paper's VGG11, without a GPU",
+        "memloc dissect --data cifar10 --preset paper":
+            "the paper's own sizes; wants a GPU",
+        "memloc dissect --seeds 0-2":
+            "three seeds, and one report with the spread",
+    }
     repeats: PresetInt = None              # VGG11s of each kind of labels, which differ in their seed alone, 2 or more
     others: tuple[Other, ...] = ("vgg13", "resnet32")  # networks of another make to compare a VGG11 with
     random: tuple[float, ...] = (0., 0.2, 0.4, 0.6, 0.8, 1.)  # fractions of labels drawn anew, for a curve
@@ -199,15 +195,16 @@ class Dissect(Settings):
     parts: tuple[str, ...] = all_parts("dissect")  # which parts to run
     folder = "{}-dissected"
 
-# %% ../nbs/settings.ipynb #33ad0060
+# %% ../nbs/settings.ipynb #31fa64b7
 @dataclass(frozen=True)
 class Audit(Settings):
-    """Rank training labels by how suspicious they are, and show the worst.
-
-    memloc audit --data my.npz --out runs/mine              your own labels: the most suspicious, as list and pictures
-
-    memloc audit --data digits --noise 0.1                  make some labels wrong first, and see how many are found
-    """
+    "Rank training labels by how suspicious they are, and show the worst."
+    usage: ClassVar[dict] = {
+        "memloc audit --data my.npz":
+            "your own labels: the most suspicious, as a list and as pictures",
+        "memloc audit --data digits --noise 0.1":
+            "make some labels wrong first, and see how many are found",
+    }
     noise: float = 0.                       # fraction of labels to make wrong first; 0 to look for those that are wrong
     network: Network = "resnet9"            # which network
     p_gen: float = 0.2                      # share of neurons that always fire
@@ -215,17 +212,18 @@ class Audit(Settings):
     parts: tuple[str, ...] = all_parts("audit")  # which parts to run
     folder = "{}-audit"
 
-# %% ../nbs/settings.ipynb #b8255ee3
+# %% ../nbs/settings.ipynb #9cc556d6
 Method = Literal["tied", "loss", "margin", "confident", "quality"]
 
 @dataclass(frozen=True)
 class CompareMethods(Settings):
-    """Make labels wrong, and find them by several methods, where the truth is known.
-
-    memloc compare-methods --noise 0.05 0.1 0.2 0.4 --seeds 0-2
-
-    memloc compare-methods --kind confused --noise 0.1 0.2      each class taken for one that looks like it
-    """
+    "Make labels wrong, and find them by several methods, where the truth is known."
+    usage: ClassVar[dict] = {
+        "memloc compare-methods --noise 0.05 0.1 0.2 0.4 --seeds 0-2":
+            "four noises, three seeds",
+        "memloc compare-methods --kind confused --noise 0.1 0.2":
+            "each class taken for one that looks like it",
+    }
     noise: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4)  # fractions of labels to make wrong; 0 to find those that are
     kind: Literal["uniform", "confused"] = "uniform"  # of noise: any other class, or the one that looks most like it
     methods: tuple[Method, ...] = ("tied", "loss", "margin", "confident", "quality")  # the last two are cleanlab's
@@ -233,10 +231,11 @@ class CompareMethods(Settings):
     seeds: Seeds = (0, 1, 2)                          # of noise, networks, order and masks
     folder = "{}-compare"
 
-# %% ../nbs/settings.ipynb #a9736e7c
+# %% ../nbs/settings.ipynb #986b355a
 @dataclass(frozen=True)
 class Bench:
     "Measure memloc's training, evaluation and probes against the plain way to do the same."
+    usage: ClassVar[dict] = {"memloc bench --rounds 9 --out runs/bench": "more turns, and table and picture as files"}
     rounds: int = 3            # how often each pair is timed
     preset: PresetName = None  # all but smoke measure at the paper's width and batch, and probe a digits run of it
     out: PrintOnly = None      # folder for bench.csv and bench.png
