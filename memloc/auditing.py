@@ -461,7 +461,7 @@ def _found(tied, train, frame):
     found |= detection(frame["index"], train.noisy)
     return found | {"wrong_disputed": shares["noisy"], "right_disputed": shares["clean"]}
 
-# %% ../nbs/30_auditing.ipynb #3d56f27d
+# %% ../nbs/30_auditing.ipynb #cb345e80
 @dataclass(frozen=True)
 class AuditSuspects(Part):
     "All labels, the most suspicious first."
@@ -485,6 +485,7 @@ class AuditSuspects(Part):
         frame = suspects(tied, lab.train)
         names = dict(enumerate(lab.train.classes))
         named = frame.assign(given=frame.given.map(names), says=frame.says.map(names))
+        named.insert(1, "origin", lab.train.origin[named["index"]])
         return _found(tied, lab.train, frame), {"suspects": named}
 
     def findings(self, section, tables):
@@ -538,13 +539,13 @@ def _pngs(train, index):
     order = torch.as_tensor(index)
     return [_png(image) for _, x, _ in stream(train, order) for image in (255 * x).round().byte()]
 
-# %% ../nbs/30_auditing.ipynb #0f583502
+# %% ../nbs/30_auditing.ipynb #fa1a2e5d
 @patch
 def galleries(self: AuditSuspects, lab, section, tables):
     worst = _ranked(lab.out)[:self.show]
     pictures = []
     for png, s in zip(_pngs(lab.train, worst["index"].tolist()), worst.itertuples(index=False), strict=True):
-        lines = [f"# {s.index}", f"given: {s.given}", f"network: {s.says}", f"score: {s.score:.3f}"]
+        lines = [f"# {s.origin}", f"given: {s.given}", f"network: {s.says}", f"score: {s.score:.3f}"]
         if section["wrong"]: lines.insert(3, f"is: {lab.train.classes[int(lab.train.y_true[s.index])]}")
         pictures.append((png, lines))
     return {f"The {len(pictures)} most suspicious labels": pictures}

@@ -18,7 +18,7 @@ from fastcore.meta import delegates
 from torch import Tensor, nn
 
 from .basics import InputError, choose
-from .data import Examples, batches, load, randomize_labels, sample, seeded, subset
+from .data import Examples, batches, randomize_labels, sample, seeded, subset
 from .files import load_tensors, save_tensors
 from .fitting import GradientMagnitude, fitting_presets
 from .networks import network
@@ -26,7 +26,7 @@ from .patterns import Gan, Patterns, fit_dcgan, maximize, pattern_presets
 from .report import Figure, percent
 from .runs import Run, fit, overall
 from .settings import Dissect
-from .studies import Lab, Part, conduct, data_name
+from .studies import Lab, Part, conduct, data_name, read_data
 from .style import axes, colors, styled
 from .training import choose_precision, device, evaluating, predict, preset
 
@@ -211,7 +211,7 @@ def _resolved(settings, name, size, examples):
 
 def _true_data(settings, most):
     "Training set with its true labels, and test set; `InputError` where there is nothing to compare"
-    train, test = load(settings.data)
+    train, test = read_data(settings)
     if train.y_true is not None: train = replace(train, y=train.y_true)
     examples = settings.examples
     if examples is None: examples = min(most or len(train), len(train))
