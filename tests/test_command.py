@@ -116,7 +116,7 @@ def test_disk_full(tmp_path, whole):
     (["--data", "bad.npz"], "images are uint8"),
 ])
 def test_refused(tmp_path, options, sentence):
-    images = np.zeros((2, 16, 16))
+    images = np.full((2, 16, 16), -1.)
     np.savez(tmp_path / "bad.npz", x_train=images, y_train=[0, 1], x_test=images, y_test=[0, 1])
     status, stdout, stderr = finish(start(tmp_path / "study", *options, cwd=tmp_path))
     assert status == 2 and stdout == "" and len(stderr.splitlines()) == 1 and sentence in stderr
