@@ -1,7 +1,7 @@
 """See, measure and control what a neural network has memorized.
 
-Written by hand, unlike the rooms beside it: public functions and classes of all rooms, and the rooms themselves, are found
-here on first use, so that `import memloc` loads nothing but this file."""
+Written by hand, unlike the rooms beside it: public functions and classes of all rooms, and the rooms themselves, are
+found here on first use, so that `import memloc` loads nothing but this file."""
 __version__ = "0.1.0"
 
 
