@@ -5,12 +5,14 @@
 # %% auto #0
 __all__ = ['foreign', 'buildable', 'build', 'conv_block', 'Residual', 'GlobalMaxPool', 'GlobalMeanPool', 'Scale', 'Normalize',
            'resnet9', 'Bottleneck', 'resnet50', 'Patches', 'Attention', 'TransformerBlock', 'MeanPatch', 'vit', 'vgg11',
-           'vgg13', 'BasicBlock', 'resnet32', 'network']
+           'vgg13', 'BasicBlock', 'resnet32', 'Standardize', 'timm_network', 'torchvision_network', 'network']
 
 # %% ../nbs/01_networks.ipynb #db3f463c
 import functools
 import inspect
+import warnings
 from collections import OrderedDict
+from difflib import get_close_matches
 from importlib import import_module
 
 import torch
@@ -25,12 +27,13 @@ _makers = {}                   # {name: function}: what `buildable` has decorate
 foreign = {"network": None}    # the spec of a network that is not ours
 
 def _as_data(argument):
-    "An argument as a spec keeps it: a network as its spec, anything else as it is"
+    "An argument as a spec keeps it: a network as its spec, examples as their number, anything else as it is"
     if isinstance(argument, nn.Module): return getattr(argument, "spec", foreign)
+    if isinstance(argument, Examples): return len(argument)
     return argument
 
 def buildable(
-    f,  # a function that returns an nn.Module; its arguments are plain data or such networks, one of them is `seed`
+    f,  # returns an nn.Module; its arguments are plain data, examples or such networks; `seed` is one, pictures are `x`
 ):
     "Decorate `f`: its networks are initialised from `seed` alone, and remember in `.spec` how to `build` them again."
     @functools.wraps(f)
@@ -40,7 +43,8 @@ def buildable(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(call.arguments["seed"])
             model = f(*call.args, **call.kwargs)
-        given = {name: _as_data(argument) for name, argument in call.arguments.items()}   # `model` may be one of them
+        arguments = {name: a for name, a in call.arguments.items() if name != "x"}        # pictures are no part of it
+        given = {name: _as_data(a) for name, a in arguments.items()}                      # `model` may be one of them
         model.spec = {"network": f.__name__} | given
         return model
     _makers[f.__name__] = make
@@ -68,7 +72,10 @@ def build(
         if key in ("network", "module"): continue        # "module": in the specs of older runs
         is_network = isinstance(value, dict) and "network" in value
         arguments[key] = build(value) if is_network else value
-    return _maker(spec["network"])(**arguments)
+    if "pretrained" in spec: arguments["pretrained"] = False
+    model = _maker(spec["network"])(**arguments)
+    if "pretrained" in spec: model.spec["pretrained"] = spec["pretrained"]
+    return model
 
 # %% ../nbs/01_networks.ipynb #feda7366
 def conv_block(
@@ -368,15 +375,201 @@ def resnet32(
         pool=GlobalMeanPool(),
         fc=nn.Linear(inputs, classes)))
 
+# %% ../nbs/01_networks.ipynb #bde2e0ee
+class Standardize(nn.Module):
+    "Images in [0, 1] less a mean and by a deviation for each channel; grey ones become as many equal channels first."
+    def __init__(self,
+        mean: list,  # of each channel
+        std: list,   # of each channel
+    ):
+        super().__init__()
+        if len(mean) != len(std):
+            raise InputError(f"mean has {len(mean)} channels and std {len(std)}: give one number a channel for each")
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+
+    def forward(self, x):
+        if x.shape[1] not in (1, len(self.mean)):
+            raise InputError(f"this network takes images of {len(self.mean)} channels or grey ones, and was given "
+                             f"{x.shape[1]} channels")
+        return (x - self.mean) / self.std
+
+def _standardized(net, mean, std):
+    "A network behind the mean and the deviation that it was made for"
+    return nn.Sequential(OrderedDict(normalize=Standardize(mean, std), network=net))
+
+# %% ../nbs/01_networks.ipynb #6c6bbce5
+def _timm():
+    "The library timm; `InputError` if it is not installed"
+    try: return import_module("timm")
+    except ImportError as e:
+        raise InputError("a network of timm was asked for, and timm is not installed: pip install timm") from e
+
+def _known(library, name, among):
+    "`InputError` with the most similar names, unless a library has a network of this name"
+    if name in among: return
+    similar = get_close_matches(name, among, 5, cutoff=.4) or sorted(among)[:5]
+    choose("network", f"{library}/{name}", [f"{library}/{other}" for other in similar], "another name of that library")
+
+def _made(library, name, pretrained, f):
+    "What `f` makes; `InputError` with the reason if it cannot"
+    try: return f()
+    except Exception as e:
+        reason = next(iter(str(e).splitlines()), type(e).__name__)
+        if not pretrained:
+            raise InputError(f"{library} cannot make {name} ({reason}): choose another network") from e
+        raise InputError(f"{library} cannot get the pretrained weights of {name} ({reason}): connect to the network "
+                         "once, or do without, pretrained=False") from e
+
+# %% ../nbs/01_networks.ipynb #ba0c0126
+def _fixed_size(about, size):
+    "The option that says the pictures' size, for a network that is made for another one"
+    if not size or not about or not about.fixed_input_size or list(about.input_size[1:]) == list(size): return {}
+    return {"img_size": tuple(size)}
+
+@buildable
+def timm_network(
+    name: str,                # as `timm.list_models` gives it, perhaps with the name of its weights behind a dot
+    channels: int = 3,        # of the images
+    classes: int = 10,        # logits
+    size: list | None = None, # height and width of the images; those that it was made for if None
+    mean: list | None = None, # of each channel; 0.5 if None
+    std: list | None = None,  # of each channel; 0.25 if None
+    pretrained: bool = False, # with the weights that timm knows for it
+    seed: int = 0,            # of the initialisation
+) -> nn.Sequential:           # normalize, network: (N, channels, H, W) floats in [0, 1] to (N, classes) logits
+    "A network of timm; `InputError` if there is none, timm is not installed, or weights cannot be fetched."
+    library = _timm()
+    if not library.is_model(name): _known("timm", name, library.list_models())
+    given = {"pretrained": pretrained, "num_classes": classes, "in_chans": channels}
+    fixed = _fixed_size(library.get_pretrained_cfg(name), size)
+    def create():
+        try: return library.create_model(name, **given, **fixed)
+        except TypeError:                                        # some take no other size
+            if not fixed: raise
+            return library.create_model(name, **given)
+    net = _made("timm", name, pretrained, create)
+    return _standardized(net, mean or [.5] * channels, std or [.25] * channels)
+
+# %% ../nbs/01_networks.ipynb #ed5d18aa
+def _with_classes(net, had, classes):
+    "The same network, where each layer that gave `had` classes is a new one"
+    if had == classes: return net
+    for path, layer in list(net.named_modules()):
+        if isinstance(layer, nn.Linear) and layer.out_features == had:
+            new = nn.Linear(layer.in_features, classes, layer.bias is not None)
+        elif isinstance(layer, nn.Conv2d) and layer.out_channels == had:
+            new = nn.Conv2d(layer.in_channels, classes, layer.kernel_size, layer.stride, layer.padding)
+        else:
+            continue
+        parent, _, leaf = path.rpartition(".")
+        setattr(net.get_submodule(parent), leaf, new)
+    return net
+
+def _torchvision_options(name, size):
+    "What some of torchvision's networks want to be told"
+    if name in ("googlenet", "inception_v3"): return {"aux_logits": False, "init_weights": True}
+    if size and name.startswith("vit"): return {"image_size": size[0]}
+    if size and name.startswith("maxvit"): return {"input_size": tuple(size)}
+    return {}
+
+# %% ../nbs/01_networks.ipynb #120cf43f
+@buildable
+def torchvision_network(
+    name: str,                # as `torchvision.models.list_models` gives it
+    classes: int = 10,        # logits
+    size: list | None = None, # height and width of the images; those that it was made for if None
+    mean: list | None = None, # of each of three channels; 0.5 if None
+    std: list | None = None,  # of each of three channels; 0.25 if None
+    pretrained: bool = False, # with torchvision's default weights for it
+    seed: int = 0,            # of the initialisation
+) -> nn.Sequential:           # normalize, network: (N, 1 or 3, H, W) floats in [0, 1] to (N, classes) logits
+    "A network of torchvision for classes; `InputError` if there is none, or weights cannot be fetched."
+    from torchvision import models
+    _known("torchvision", name, models.list_models(module=models))
+    options = _torchvision_options(name, size)
+    if not pretrained:
+        net = _made("torchvision", name, False, lambda: models.get_model(name, num_classes=classes, **options))
+    else:
+        options.pop("aux_logits", None)                          # the weights decide
+        options.pop("init_weights", None)
+        net = _made("torchvision", name, True, lambda: models.get_model(name, weights="DEFAULT", **options))
+        weights = models.get_model_weights(name).DEFAULT
+        net = _with_classes(net, len(weights.meta["categories"]), classes)
+    return _standardized(net, mean or [.5] * 3, std or [.25] * 3)
+
+# %% ../nbs/01_networks.ipynb #97850c83
+def _timm_statistics(name):
+    "(mean, std) that a network of timm was made for; None if timm does not know"
+    about = _timm().get_pretrained_cfg(name) if _timm().is_model(name) else None
+    return about and (about.mean, about.std)
+
+def _torchvision_statistics(name):
+    "The same of torchvision"
+    from torchvision import models
+    try: weights = list(models.get_model_weights(name))
+    except ValueError: return None                               # there is no such network
+    if not weights: return None
+    shown = models.get_model_weights(name).DEFAULT.transforms()
+    return getattr(shown, "mean", None) and (shown.mean, shown.std)
+
+def _statistics(library, name, channels, mean, std):
+    "(mean, std), a number a channel, as given by hand or as known; with a warning if nobody knows"
+    known = {"timm": _timm_statistics, "torchvision": _torchvision_statistics}[library](name)
+    if known is None and (mean is None or std is None):
+        warnings.warn(f"nobody knows which mean and std {library}/{name} was made for, so they are taken to be 0.5 and "
+                      "0.25: give mean= and std= if you know better", stacklevel=3)
+    found = []
+    for given, value in zip((mean, std), known or (.5, .25), strict=True):
+        value = value if given is None else given
+        value = [float(value)] * channels if isinstance(value, (int, float)) else [float(v) for v in value]
+        if len(value) != channels: value = [sum(value) / len(value)] * channels
+        found.append(value)
+    return found
+
 # %% ../nbs/01_networks.ipynb #adf62852
 _papers = {f.__name__: f for f in (resnet9, resnet50, vit, vgg11, vgg13, resnet32)}
 
+def _check_takes(net, name, shape):
+    "`InputError` unless a network takes images of this shape"
+    training = net.training
+    try:
+        with torch.no_grad(): net.eval()(torch.zeros(2, *shape))
+    except InputError: raise
+    except Exception as e:
+        reason = next(iter(str(e).splitlines()), type(e).__name__)
+        raise InputError(f"{name} does not take images of {' x '.join(map(str, shape))} ({reason}): choose another "
+                         "network, or load the data in a size that it takes, load(..., size=224)") from e
+    finally: net.train(training)
+
+def _of_library(library, name, train, **given):
+    "A network of timm or torchvision for a training set"
+    channels, *size = train.x.shape[1:]
+    wanted = channels if library == "timm" else 3
+    mean, std = _statistics(library, name, wanted, given.pop("mean"), given.pop("std"))
+    about = {"name": name, "classes": len(train.classes), "size": list(size), "mean": mean, "std": std, **given}
+    if library == "timm": net = timm_network(channels=channels, **about)
+    else: net = torchvision_network(**about)
+    _check_takes(net, f"{library}/{name}", train.x.shape[1:])
+    return net
+
+# %% ../nbs/01_networks.ipynb #41aabdc2
 def network(
-    name: str,           # resnet9, resnet50, vit, vgg11, vgg13 or resnet32
-    train: Examples,     # what it will be trained on: it takes pictures of as many channels and has a logit a class
-    width: float = 1.0,  # factor for the numbers of channels
-    seed: int = 0,       # of the initialisation
-) -> nn.Module:          # (N, C, H, W) floats in [0, 1] to (N, classes) logits
-    "A network of the papers by its name, for a training set; `InputError` if there is none of that name."
-    choose("network", name, _papers)
+    name: str,                # resnet9, resnet50, vit, vgg11, vgg13 or resnet32; or timm/<name>, torchvision/<name>
+    train: Examples,          # what it will be trained on: it takes such pictures and has a logit a class
+    width: float = 1.0,       # factor for the numbers of channels of the papers' networks; others are as they are
+    seed: int = 0,            # of the initialisation
+    pretrained: bool = False, # with the weights that timm or torchvision has for it; the last layer is new
+    mean=None,                # of the images it is made for, a number or one a channel; the library's if None
+    std=None,                 # the same of their deviation
+) -> nn.Module:               # (N, C, H, W) floats in [0, 1] to (N, classes) logits
+    """A network by its name, for a training set: of the papers, or of a library. `InputError` if there is none of that
+    name, it does not take such pictures, or pretrained weights cannot be had."""
+    library, _, rest = name.partition("/")
+    if rest and library in ("timm", "torchvision"):
+        return _of_library(library, rest, train, pretrained=pretrained, mean=mean, std=std, seed=seed)
+    choose("network", name, _papers, "timm/<name> or torchvision/<name>")
+    if pretrained or mean is not None or std is not None:
+        raise InputError(f"{name} has no pretrained weights and its own normalisation: leave out pretrained, mean and "
+                         "std, or choose a network of timm or torchvision")
     return _papers[name](channels=train.x.shape[1], classes=len(train.classes), width=width, seed=seed)

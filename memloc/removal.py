@@ -24,17 +24,19 @@ from .data import Examples, sample, stream
 from .report import Figure, percent
 from .studies import Part
 from .style import axes, colors, styled
-from .training import accuracy_by_group, device, evaluating, predict
+from .training import accuracy_by_group, bare, check_classes, check_open, device, evaluating, forward, predict
 
 # %% ../nbs/13_removal.ipynb #79002413
 class Gates:
     """Multiplies every neuron of a network by a gate while it is open as a context; gates are (B or 1, neurons), input
     to output."""
     def __init__(self,
-        model: nn.Module,  # any network
+        model: nn.Module,          # any network
+        examples: Examples = None, # that it takes, to see where its neurons are; random images if None
     ):
+        check_open(model)
         self.model = model
-        self.sites = neurons(model)            # {layer: Site}
+        self.sites = neurons(model, examples)  # {layer: Site}
         self.names = [(layer, c) for layer, site in self.sites.items() for c in range(site.channels)]   # of each column
         self.used = set()                      # layers that images have passed
 
@@ -75,7 +77,7 @@ def __call__(self: Gates,
 ) -> Tensor:         # (B, classes) float32
     "Logits of images with these gates."
     self.parts = self.split(values)
-    return self.model(x).float()
+    return forward(bare(self.model), x, None).float()
 
 # %% ../nbs/13_removal.ipynb #3f4a379d
 @patch
@@ -177,6 +179,7 @@ def _check_most(most):
 
 def _checked(model, train, indices, most):
     "Indices to take apart, (n,), where the training set is; `InputError` if they or the network cannot be"
+    check_open(model)
     index = torch.as_tensor(indices, device=train.y.device).flatten()
     if getattr(model, "takes_index", False):
         raise InputError("neuron removal is for networks without example-tied dropout: give the plain network")
@@ -192,7 +195,9 @@ def _check_right(gates, train, index, values, where):
     "`InputError` unless the network gives each example its label with these gates"
     for part in index.split(500):
         _, x, y = _batch(train, part, where)
-        wrong = gates(x, values).argmax(1) != y
+        logits = gates(x, values)
+        check_classes(logits, train)
+        wrong = logits.argmax(1) != y
         if not wrong.any(): continue
         raise InputError(f"the network does not give example {int(part[wrong.to(part.device)][0])} its label to begin "
                          "with: choose from those that it gets right")
@@ -213,6 +218,7 @@ def _frozen(model):
         for p in trained: p.requires_grad_(True)
 
 # %% ../nbs/13_removal.ipynb #886abae3
+@torch.inference_mode(False)
 def remove_neurons(
     model: nn.Module,         # any network, trained
     train: Examples,          # its training set
@@ -233,7 +239,7 @@ def remove_neurons(
     lies = [None] * len(train) if train.y_true is None else train.noisy.tolist()
     rows = []
     bar = tqdm(total=len(index), desc="removing neurons", disable=not progress)
-    with evaluating(model, precision, grad=True) as where, _frozen(model), Gates(model) as gates, bar:
+    with evaluating(model, precision, grad=True) as where, _frozen(model), Gates(model, train) as gates, bar:
         in_place = gates.open(_batch(train, index[:8], where)[1])                    # (1, neurons)
         _check_right(gates, train, index, in_place, where)
         if exact: others = _others_tried(gates, train, where)
@@ -268,7 +274,7 @@ def _without(gates, sets, where):
 def _right_after(model, few, removed, precision, progress):
     "Which examples are answered right with each set of neurons off, (sets, examples) bool"
     bar = tqdm(total=len(removed) * len(few), desc="measuring", unit="example", disable=not progress)
-    with evaluating(model, precision) as where, Gates(model) as gates, closing(Replay(model)) as replay, bar:
+    with evaluating(model, precision) as where, Gates(model, few) as gates, closing(Replay(model)) as replay, bar:
         every = torch.ones(1, len(gates.names), device=where)
         values = _without(gates, removed, where)
         modules = [{gates.sites[layer].module for layer, _ in off} for off in removed]
@@ -309,7 +315,7 @@ def answers_without(
     precision: str = "auto",  # as in `Recipe`
 ) -> pd.DataFrame:            # a row a set, a column a class: probabilities
     "What a network says of one example with each set of neurons off."
-    with evaluating(model, precision) as where, Gates(model) as gates:
+    with evaluating(model, precision) as where, Gates(model, train) as gates:
         values = _without(gates, sets, where)
         _, x, _ = _batch(train, torch.tensor([int(index)]), where)
         return pd.DataFrame(gates(x.expand(len(values), -1, -1, -1), values).softmax(1).cpu().numpy())
@@ -324,28 +330,37 @@ def accuracy_without(
 ) -> dict:                    # {"clean", "noisy"} where truth is known, else {"all"}; None for a group without examples
     "Accuracy on training examples with a set of neurons off."
     few = sample(train, min(examples, len(train)))
-    with evaluating(model, precision) as where, Gates(model) as gates:
+    with evaluating(model, precision) as where, Gates(model, few) as gates:
         values = _without(gates, [off], where)
         right = [gates(x, values).argmax(1) == y for _, x, y in stream(few, device=where)]
         return accuracy_by_group(torch.cat(right), few)
 
 # %% ../nbs/13_removal.ipynb #40003581
-def _plot_taken(removals, max_removed, ax):
-    "The share of clean and noisy examples that have flipped, over the number of neurons removed"
-    ends = removals.groupby("index").last()
-    for group, lies in (("clean", False), ("noisy", True)):
-        mine = ends[ends.noisy == lies]
-        taken = np.sort(np.where(mine.flipped, mine.step, max_removed + 1))
+def _groups(removals):
+    "{group: its removals}: clean and noisy examples, or all where nobody knows which are which"
+    if removals.noisy.isna().all(): return {"all": removals}
+    lies = removals.noisy.astype(bool)
+    return {"clean": removals[~lies], "noisy": removals[lies]}
+
+_shades = colors | {"all": colors["other"]}
+
+def _plot_taken(groups, max_removed, ax):
+    "The share of each group's examples that have flipped, over the number of neurons removed"
+    for group, removals in groups.items():
+        ends = removals.groupby("index").last()
+        taken = np.sort(np.where(ends.flipped, ends.step, max_removed + 1))
         share = np.arange(1, len(taken) + 1) / len(taken)
-        ax.step(taken, share, where="post", color=colors[group], label=group)
+        ax.step(taken, share, where="post", color=_shades[group], label=group)
     ax.set(xlabel="neurons removed", ylabel="share that has flipped", title="How many it takes", ylim=(0, 1.03))
     ax.legend()
 
-def _plot_where(removals, layers, ax):
-    "The share of the neurons removed for clean and for noisy examples in each layer"
-    for shift, group, lies in ((-.2, "clean", False), (.2, "noisy", True)):
-        counts = removals[removals.noisy == lies].groupby("layer").size().reindex(layers, fill_value=0)
-        ax.bar(np.arange(len(counts)) + shift, counts / counts.sum(), .4, color=colors[group])
+def _plot_where(groups, layers, ax):
+    "The share of the neurons removed for each group's examples in each layer"
+    width = .8 / len(groups)
+    for k, (group, removals) in enumerate(groups.items()):
+        counts = removals.groupby("layer").size().reindex(layers, fill_value=0)
+        places = np.arange(len(counts)) + (k - (len(groups) - 1) / 2) * width
+        ax.bar(places, counts / counts.sum(), width, color=_shades[group])
     ax.set_xticks(range(len(layers)), layers, rotation=45)
     ax.set(ylabel="share of removed neurons", title="Where they are")
 
@@ -357,10 +372,12 @@ def plot_removals(
     layers=None,             # in the order to show them in; as they come if None
     ax=None,                 # two axes to draw on
 ):
-    "How many neurons clean and noisy examples take, and in which layers they are. Returns the two axes."
+    """How many neurons clean and noisy examples take (all, where the truth is not known), and in which layers they are.
+    Returns the two axes."""
     both = axes(ax, ncols=2, figsize=(10, 3.2))
-    _plot_taken(removals, max_removed, both[0])
-    _plot_where(removals, list(removals.layer.unique() if layers is None else layers), both[1])
+    groups = _groups(removals)
+    _plot_taken(groups, max_removed, both[0])
+    _plot_where(groups, list(removals.layer.unique() if layers is None else layers), both[1])
     return both
 
 # %% ../nbs/13_removal.ipynb #c30c4c13

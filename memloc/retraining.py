@@ -23,7 +23,17 @@ from .rewinding import owners, taken
 from .runs import Run
 from .studies import Part
 from .style import axes, colors, styled
-from .training import Recipe, accuracy, device, evaluating, train_epoch, training_precision
+from memloc.training import (
+    Recipe,
+    accuracy,
+    check_open,
+    device,
+    evaluating,
+    forward,
+    number_type,
+    train_epoch,
+    training_precision,
+)
 
 # %% ../nbs/12_retraining.ipynb #e6369151
 class OneLayer(nn.Module):
@@ -68,7 +78,8 @@ def skip_frozen(self: OneLayer,
     if type(self.network) is not nn.Sequential: return examples
     children = [name for name, _ in self.network.named_children()]
     first = min(children.index(name.partition(".")[0]) for name in self.names)
-    before = self.network[:first]
+    kind = number_type(self)
+    def before(x): return self.network[:first](x.to(kind))
     with evaluating(self, precision):
         _, x, _ = next(stream(examples, torch.arange(1)))
         if not _can_be_kept(before(x), room / len(examples)): return examples
@@ -84,40 +95,70 @@ def _put_back(network, layer, start):
     network.load_state_dict({name: start[name] for name in names}, strict=False)
     return model.to(device(), memory_format=torch.channels_last)
 
+def _is_used(model, train):
+    "Whether the answers depend on the layer, which that of a head that is for training alone does not do"
+    with evaluating(model, grad=True):
+        index, x, _ = next(stream(train, torch.arange(1)))
+        return forward(model, x, index).requires_grad
+
 def _curve(model, train, recipe, precision, bar):
     "Yield accuracy before the first and after each epoch in which the layer is trained on clean examples"
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay)
+    used = _is_used(model, train)
     seen = model.skip_frozen(train, precision)
     clean = subset(seen, ~train.noisy)
     for epoch in range(recipe.epochs + 1):
-        if epoch > 0: train_epoch(epoch, model, optimizer, clean, recipe, (), precision, bar)
+        if epoch > 0 and used: train_epoch(epoch, model, optimizer, clean, recipe, (), precision, bar)
         yield {"epoch": epoch, **accuracy(model, seen, precision=precision)}
 
+# %% ../nbs/12_retraining.ipynb #baf0e15e
+def _check_clean(train):
+    "`InputError` unless it is known which examples are clean, and there are some"
+    if train.y_true is None:
+        raise InputError("layer retraining trains on clean examples alone, and nobody knows which those of "
+                         f"{train.name} are: give the true labels (y_true), or add label noise to labels that are true")
+    if train.noisy.all():
+        raise InputError(f"layer retraining trains on clean examples alone, and {train.name} has none: "
+                         "give one with some true labels")
+
+def _check_network(network, run):
+    "`InputError` for one of which no layer can be retrained"
+    check_open(network)
+    if getattr(network, "takes_index", False):
+        raise InputError(f"{run} was trained with example-tied dropout, and layer retraining is for networks without: "
+                         "give the run of a plain network")
+    if 0 not in run.epochs:
+        raise InputError(f"{run} has no checkpoint of epoch 0, the network before training, and layer retraining puts "
+                         "each layer back to it: keep that one too, in a recipe (keep=None) or in your own loop, "
+                         "before the first step")
+
 # %% ../nbs/12_retraining.ipynb #cc20f0a9
+@torch.inference_mode(False)
 def retrain(
-    run: Run,                    # a finished run that kept its checkpoint of epoch 0
+    run: Run,                    # a finished run that kept its checkpoint of epoch 0, ours or anyone's (`Run.of`)
     train: Examples,             # the training set of that run
     layers: list | None = None,  # which, one at a time; all if None
     epochs: int = 20,            # to train each for
     lr: float = 0.01,            # learning rate at its peak, after a fifth of the epochs
     seed: int = 0,               # of the order of the examples
+    batch: int | None = None,    # examples a step, at most; if None the run's own, 128 where nobody knows it
     precision: str = "auto",     # as in `Recipe`
     progress: bool = True,       # show a progress bar
 ) -> pd.DataFrame:               # a row a layer and epoch, from 0 (put back, untrained) on: layer, epoch, clean, noisy
     """Accuracy in [0, 1] on clean and noisy training examples while one layer, put back to its initialisation, is
     trained on clean examples only and the rest is frozen (Maini et al. 2023, section 3.3). `InputError` for another
-    training set, one whose truth is not known, unknown layers and a tied network."""
+    training set, one whose truth is not known, a run without epoch 0, unknown layers and a tied network."""
     run.check(train)
+    _check_clean(train)
+    if batch is None: batch = 128 if run.recipe is None else run.recipe.batch
+    recipe = Recipe(epochs, batch, lr, peak=epochs / 5, seed=seed)
     ended = run.model().to(device())
+    _check_network(ended, run)
     chosen = chosen_layers(ended, layers)
-    if getattr(ended, "takes_index", False):
-        raise InputError(f"{run.path} was trained with example-tied dropout, and layer retraining is for networks "
-                         "without: give the run of a plain network")
     start = run.state(0)
     train = train.to(device())
     using = training_precision(precision, ended, train)
-    recipe = Recipe(epochs, run.recipe.batch, lr, peak=epochs / 5, seed=seed)
     steps = len(chosen) * epochs * recipe.steps(int((~train.noisy).sum()))
     rows = []
     with torch.random.fork_rng(), tqdm(total=steps, desc="retraining", disable=not progress) as bar:

@@ -17,14 +17,14 @@ from fastcore.basics import patch
 from torch import nn
 from tqdm.auto import tqdm
 
-from .anatomy import Replay, chosen_layers
+from .anatomy import Replay, chosen_layers, uncompiled
 from .basics import InputError, choose
 from .data import Examples, stream
 from .report import Figure, matrix, percent
 from .runs import Run, memorized_during
 from .studies import Part
 from .style import axes, colors, styled
-from .training import accuracy_by_group, device, evaluating, forward
+from .training import accuracy_by_group, check_open, device, evaluating, forward
 
 # %% ../nbs/11_rewinding.ipynb #db8f1418
 takes = ("weights", "parameters", "all")
@@ -83,11 +83,12 @@ def _hybrids(
         for name in mine: now[name].copy_(ended[name])
 
 # %% ../nbs/11_rewinding.ipynb #8f115794
-def _states(run, epochs, where):
-    "{epoch: the numbers of its checkpoint}, on a device"
+def _states(run, epochs, names, where):
+    "{epoch: the numbers of its checkpoint that have these names}, on a device"
     states = {}
     for epoch in epochs:
-        states[epoch] = {name: tensor.to(where) for name, tensor in run.state(epoch).items()}
+        state = run.state(epoch)
+        states[epoch] = {name: state[name].to(where) for name in names}
     return states
 
 def _right(model, names, states, train, batch, precision, progress):
@@ -95,7 +96,7 @@ def _right(model, names, states, train, batch, precision, progress):
     cells = len(names) * len(states)
     passes = -(-len(train) // batch)
     bar = tqdm(total=passes * cells, desc="rewinding", disable=not progress)
-    with closing(Replay(model)) as replay, evaluating(model, precision) as where, bar:
+    with uncompiled(), closing(Replay(model)) as replay, evaluating(model, precision) as where, bar:
         _same_again(replay, names, train)
         right = torch.zeros(cells, len(train), dtype=torch.bool, device=where)
         for index, x, y in stream(train, batch=batch, device=where):
@@ -105,8 +106,9 @@ def _right(model, names, states, train, batch, precision, progress):
     return right.cpu()
 
 # %% ../nbs/11_rewinding.ipynb #6a0b6609
+@torch.inference_mode(False)
 def rewind(
-    run: Run,                    # a finished run with its checkpoints
+    run: Run,                    # a finished run with its checkpoints, ours or anyone's (`Run.of`)
     train: Examples,             # the training set of that run
     layers: list | None = None,  # which; all if None
     epochs: list | None = None,  # to put them back to; all that have a checkpoint if None
@@ -122,8 +124,10 @@ def rewind(
     run.check(train)
     choose("take", take, takes)
     model = run.model()
+    check_open(model)
     names = {layer: taken(model, parameters, take) for layer, parameters in chosen_layers(model, layers).items()}
-    states = _states(run, run.epochs if epochs is None else epochs, device())
+    needed = {name for mine in names.values() for name in mine}
+    states = _states(run, run.epochs if epochs is None else epochs, needed, device())
     model.to(device(), memory_format=torch.channels_last)
     model.requires_grad_(False)                          # autocast may keep bf16 copies of weights that could learn
     right = _right(model, names, states, train, batch, precision, progress)

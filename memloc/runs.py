@@ -7,21 +7,29 @@ __all__ = ['plot_history', 'Run', 'fit', 'overall', 'memorized_during']
 
 # %% ../nbs/04_runs.ipynb #4b49198b
 import copy
+import glob
 import json
+import os
+import re
 import time
 import warnings
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 import torch
 from fastcore.basics import patch
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from tqdm.auto import tqdm
 
 from . import __version__
 from .basics import InputError
-from .data import Examples
+from .data import Examples, stream
 from .files import differences, load_tensors, locked, save_tensors, write
 from .networks import build, foreign
 from .style import axes, colors, styled
@@ -29,8 +37,13 @@ from memloc.training import (
     Diverged,
     Recipe,
     accuracy,
+    bare,
+    check_classes,
     check_own,
+    check_trainable,
     device,
+    evaluating,
+    forward,
     test_accuracy,
     train_epoch,
     training_precision,
@@ -56,24 +69,28 @@ def plot_history(
 
 # %% ../nbs/04_runs.ipynb #a1a8512f
 class Run:
-    "A folder with a recipe, a history and a checkpoint for each epoch, epoch 0 being the initialisation."
+    """A folder with a recipe, a history and a checkpoint for each epoch, epoch 0 being the initialisation, as `fit`
+    writes it; `Run.of` gives the same of a training that was somebody else's."""
     def __init__(self,
         path: str | Path,                # the folder
         model: nn.Module | None = None,  # the network that was trained, if it is not one of ours
     ):
         self.path = Path(path)
-        self._model = model
+        self._model = None if model is None else bare(model)
         about = self.path / "run.json"
-        if not about.is_file(): raise InputError(f"{path} holds no run: give a folder that `fit` has written")
+        if not about.is_file():
+            raise InputError(f"{path} holds no run: give a folder that `fit` has written, "
+                             "or Run.of(network, checkpoints, train) for those of a training of your own")
         self.about = json.loads(about.read_text())
 
     def __repr__(self): return f"Run({str(self.path)!r}, {len(self.epochs)} checkpoints)"
+    def __str__(self): return str(self.path)
 
     def _file(self, kind, epoch): return self.path / f"{kind}-{epoch:04d}.safetensors"
 
     @property
-    def recipe(self) -> Recipe:
-        "How it was trained."
+    def recipe(self) -> Recipe | None:
+        "How it was trained; None where nobody has written that down."
         return Recipe(**self.about["recipe"])
 
     @property
@@ -97,25 +114,43 @@ class Run:
 
 # %% ../nbs/04_runs.ipynb #f4f7853b
 @patch
+def _planned(self: Run): return self.recipe.epochs
+
+@patch
+def _found(self: Run, epoch):
+    "What the file of a checkpoint holds, and what to call it"
+    path = self._file("epoch", epoch)
+    tensors, _ = load_tensors(path)
+    return tensors, path
+
+@patch
 def state(self: Run,
     epoch: int = -1,   # which checkpoint; -1 is the last
 ) -> dict:             # {name: tensor}, parameters and buffers
     "The numbers of a checkpoint; `InputError` if there is none of that epoch."
-    if epoch < 0 and self.epochs: epoch += self.recipe.epochs + 1
+    if epoch < 0 and self.epochs: epoch += self._planned() + 1
     if epoch not in self.epochs:
         there = ", ".join(map(str, self.epochs)) or "none"
-        raise InputError(f"{self.path} has no checkpoint of epoch {epoch}: it has {there}")
-    tensors, _ = load_tensors(self._file("epoch", epoch))
-    return tensors
+        raise InputError(f"{self} has no checkpoint of epoch {epoch}: it has {there}")
+    tensors, source = self._found(epoch)
+    return tensors if self._model is None else _fitted(self._model, tensors, source)
 
 @patch
 def model(self: Run,
     epoch: int = -1,   # which checkpoint; -1 is the last
 ) -> nn.Module:        # on the CPU, in eval mode
     "The network at a checkpoint."
-    model = build(self.about["network"]) if self._model is None else copy.deepcopy(self._model)
+    model = build(self.about["network"]) if self._model is None else _copied(self._model)
     model.load_state_dict(self.state(epoch))
     return model.cpu().eval()
+
+def _copied(model):
+    try:
+        return copy.deepcopy(model)
+    except Exception as e:
+        reason = str(e).splitlines()[0].partition(". ")[0]
+        raise InputError(f"{type(model).__name__} cannot be copied ({reason}): let it run once on a few images under "
+                         "torch.no_grad(), or give one that copy.deepcopy takes") from e
 
 @patch
 def check(self: Run,
@@ -124,18 +159,135 @@ def check(self: Run,
     "`InputError` if the run was trained on anything else."
     was = self.about["data"]
     if train.fingerprint != was["fingerprint"]:
-        raise InputError(f"these {len(train)} examples of {train.name} are not the training set of {self.path}, "
+        raise InputError(f"these {len(train)} examples of {train.name} are not the training set of {self}, "
                          f"{was['examples']} examples of {was['name']}: "
                          "give the same, with the same label noise and seed")
 
+# %% ../nbs/04_runs.ipynb #c043127c
+def _is_count(name):
+    "Whether a tensor counts batches or averages, on which no answer depends"
+    return name.rpartition(".")[2] in ("num_batches_tracked", "n_averaged")
+
+def _unwrapped(name):
+    "The name of a tensor without what `DataParallel` and `torch.compile` have put into it"
+    return ".".join(part for part in name.split(".") if part not in ("module", "_orig_mod"))
+
+def _dicts(found, place=()):
+    "Yield (its place, {name: tensor}) for each dict of tensors in a checkpoint"
+    tensors = {_unwrapped(k): t for k, t in found.items() if isinstance(k, str) and isinstance(t, Tensor)}
+    if tensors: yield place, tensors
+    for key, part in found.items():
+        if isinstance(part, Mapping): yield from _dicts(part, (*place, str(key)))
+
+# %% ../nbs/04_runs.ipynb #fa7e1c4c
+def _beginnings(name):
+    "Yield (beginning, rest) for each way to cut a dotted name in two; the first beginning is empty"
+    parts = name.split(".")
+    for i in range(len(parts)): yield ".".join(parts[:i]), ".".join(parts[i:])
+
+def _behind(names, beginning):
+    "{rest: name} of the names that begin in this way"
+    if not beginning: return {name: name for name in names}
+    return {name.removeprefix(f"{beginning}."): name for name in names if name.startswith(f"{beginning}.")}
+
+def _prefixes(own, parameters, given):
+    """Pairs of beginnings, of the network's names and of those given, behind which all its parameters are found; the
+    pair behind which most are if there is none"""
+    common = os.path.commonprefix([name.split(".")[:-1] for name in parameters])
+    rests = defaultdict(list)
+    for name in given:
+        for beginning, rest in _beginnings(name): rests[rest].append(beginning)
+    votes = Counter({("", ""): 0})
+    for i in range(len(common) + 1):
+        mine = ".".join(common[:i])
+        for rest, name in _behind(own, mine).items():
+            if name in parameters: votes.update((mine, theirs) for theirs in rests[rest])
+    whole = [pair for pair, count in votes.items() if count == len(parameters)]
+    return whole or [votes.most_common(1)[0][0]]
+
+# %% ../nbs/04_runs.ipynb #81adc8f1
+@dataclass
+class _Fit:
+    "How the tensors at one place of a checkpoint fit a network"
+    place: str
+    tensors: dict      # {the network's name: tensor}
+    lacks: list        # names that only the network has
+    more: list         # names that only the checkpoint has
+    shapes: list       # sentences on those of other shapes
+
+    @property
+    def troubles(self): return len(self.lacks) + len(self.more) + len(self.shapes)
+
+def _fit(own, given, mine, theirs, place):
+    "How what is given behind `theirs` fits what the network has behind `mine`; buffers in front of that stay its own"
+    wanted, found = _behind(own, mine), _behind(given, theirs)
+    tensors = {name: given[found[rest]] for rest, name in wanted.items() if rest in found}
+    lacks = [name for rest, name in wanted.items() if rest not in found and not _is_count(name)]
+    more = [name for rest, name in found.items() if rest not in wanted and not _is_count(name)]
+    shapes = []
+    for name, tensor in tensors.items():
+        if not is_lazy(own[name]) and tensor.shape != own[name].shape:
+            shapes.append(f"{name} is {tuple(tensor.shape)} and not {tuple(own[name].shape)}")
+    return _Fit(" ".join([*place, theirs]).strip(), tensors, lacks, more, shapes)
+
+# %% ../nbs/04_runs.ipynb #b14ebabc
+def _some(names):
+    "The first names of a list, and how many more there are"
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
+
+def _refusal(network, source, fits):
+    "Why nothing in a checkpoint fits a network, from what comes nearest"
+    if not fits: return InputError(f"{source} holds no tensors: give a state dict, as network.state_dict() is")
+    fit = min(fits, key=lambda fit: (fit.troubles - len(fit.tensors)))
+    troubles = []
+    if fit.lacks: troubles.append(f"it lacks {_some(fit.lacks)}")
+    if fit.more: troubles.append(f"the network lacks {_some(fit.more)}")
+    if fit.shapes: troubles.append(_some(fit.shapes))
+    return InputError(f"{source} does not fit {type(network).__name__} ({'; '.join(troubles)}): give a network that is "
+                      "made as the one was that left it")
+
+# %% ../nbs/04_runs.ipynb #07ed7747
+def _different(fits):
+    "Those that take other tensors than the rest, and not just some of what another takes"
+    by_tensors = {frozenset(map(id, fit.tensors.values())): fit for fit in fits}
+    return [fit for taken, fit in by_tensors.items() if not any(taken < more for more in by_tensors)]
+
+def _fits_as_it_is(own, found):
+    "Whether a checkpoint has the network's names and shapes and nothing else"
+    if own.keys() != found.keys(): return False
+    return all(isinstance(t, Tensor) and (is_lazy(own[k]) or own[k].shape == t.shape) for k, t in found.items())
+
+def _fitted(network, found, source):
+    "{name: tensor} of what a checkpoint holds for a network, by the network's names; `InputError` if it does not fit"
+    state = {name: tensor for name, tensor in network.state_dict().items() if isinstance(tensor, Tensor)}
+    if not isinstance(found, Mapping):
+        raise InputError(f"{source} holds a {type(found).__name__} and not a state dict: give network.state_dict()")
+    if _fits_as_it_is(state, found): return found
+    own = {_unwrapped(name): tensor for name, tensor in state.items()}
+    parameters = {_unwrapped(name) for name, _ in network.named_parameters()}
+    fits = []
+    for place, given in _dicts(found):
+        for mine, theirs in _prefixes(own, parameters, given): fits.append(_fit(own, given, mine, theirs, place))
+    whole = _different([fit for fit in fits if not fit.troubles])
+    if not whole: raise _refusal(network, source, fits)
+    if len(whole) > 1:
+        places = ", ".join(fit.place or "the outermost" for fit in whole)
+        raise InputError(f"{source} holds {len(whole)} states that fit {type(network).__name__} ({places}): give that "
+                         "which is meant, {epoch: state dict}")
+    return {name: whole[0].tensors.get(_unwrapped(name), tensor) for name, tensor in state.items()}
+
 # %% ../nbs/04_runs.ipynb #89b2a030
+def _data(train):
+    "By what a training set is known again"
+    return {"name": train.name, "examples": len(train), "fingerprint": train.fingerprint}
+
 def _about(model, train, test, recipe, precision):
     "What is to be trained and how: `recipe`, `network` and `data` decide, on the rest the bits may depend"
-    data = {"name": train.name, "examples": len(train), "fingerprint": train.fingerprint, "test": test.fingerprint}
     return {
         "recipe": asdict(recipe),
-        "network": getattr(model, "spec", foreign),
-        "data": data,
+        "network": getattr(bare(model), "spec", foreign),
+        "data": _data(train) | {"test": None if test is None else test.fingerprint},
         "memloc": __version__,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -167,14 +319,14 @@ class _Training:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     train: Examples
-    test: Examples
+    test: Examples | None
     observers: list
     precision: str
     every: int       # epochs between measurements of accuracy
 
 def _momentum(this):
     "{parameter's name: its momentum}, of those that have been moved"
-    states = {name: this.optimizer.state[p] for name, p in this.model.named_parameters()}
+    states = {name: this.optimizer.state[p] for name, p in bare(this.model).named_parameters()}
     return {name: state["momentum_buffer"] for name, state in states.items() if "momentum_buffer" in state}
 
 # %% ../nbs/04_runs.ipynb #b9b7dd1f
@@ -187,7 +339,7 @@ def _checkpoint(this, epoch, seconds, row):
     write(run.path / "history.csv", history.to_csv(index=False))
     rows = {o.name: o.rows for o in this.observers}
     save_tensors(run._file("resume", epoch), _momentum(this), {"seconds": seconds, "observers": rows})
-    save_tensors(run._file("epoch", epoch), this.model.state_dict(), {})
+    save_tensors(run._file("epoch", epoch), bare(this.model).state_dict(), {})
     _tidy(run, epoch)
 
 def _tidy(run, epoch):
@@ -225,9 +377,12 @@ def _put_back(this, state, momentum, rows):
     if missing:
         raise InputError(f"{this.run.path} was begun without observing {', '.join(sorted(missing))}: "
                          "train into another folder")
-    this.model.load_state_dict(state)
-    for name, p in this.model.named_parameters():
-        if name in momentum: this.optimizer.state[p]["momentum_buffer"] = momentum[name].to(p)
+    model = bare(this.model)
+    model.load_state_dict(_fitted(model, state, this.run))
+    momentum = {_unwrapped(name): moved for name, moved in momentum.items()}
+    for name, p in model.named_parameters():
+        moved = momentum.get(_unwrapped(name))
+        if moved is not None: this.optimizer.state[p]["momentum_buffer"] = moved.to(p)
     for o in this.observers: o.rows = rows[o.name]
 
 # %% ../nbs/04_runs.ipynb #3e15d196
@@ -258,9 +413,13 @@ def _measure(this, epoch):
     "{group: accuracy}; None for each in an epoch that is not measured"
     if epoch % this.every and epoch < this.run.recipe.epochs:
         groups = ["all"] if this.train.y_true is None else ["clean", "noisy"]
-        return dict.fromkeys([*groups, "test"])
-    measured = accuracy(this.model, this.train, precision=this.precision)
-    measured["test"] = test_accuracy(this.model, this.test, precision=this.precision)
+        return dict.fromkeys(groups if this.test is None else [*groups, "test"])
+    return _accuracies(this.model, this.train, this.test, this.precision)
+
+def _accuracies(model, train, test, precision="auto"):
+    "{group: accuracy}, on the test set too where there is one"
+    measured = accuracy(model, train, precision=precision)
+    if test is not None: measured["test"] = test_accuracy(model, test, precision=precision)
     return measured
 
 # %% ../nbs/04_runs.ipynb #5e627c64
@@ -280,10 +439,11 @@ def _go_on(this, progress):
             _checkpoint(this, epoch, time.monotonic() - began, row)
 
 # %% ../nbs/04_runs.ipynb #8636b315
+@torch.inference_mode(False)  # and with gradients, whatever the caller has switched off
 def fit(
     model: nn.Module,         # (N, C, H, W) floats in [0, 1] to (N, classes) logits; trained in place
     train: Examples,          # to train on
-    test: Examples,           # to measure accuracy on after each epoch
+    test: Examples | None,    # to measure accuracy on after each epoch, if there is such a set
     recipe: Recipe,           # how
     out: str | Path,          # the run's folder; a run that was stopped there goes on, a finished one is opened
     observers=(),             # `Observer`s
@@ -293,24 +453,25 @@ def fit(
     """Train a network and keep the way it went: a checkpoint, a row of history and the observers' rows for each epoch.
 
     Same seed, machine and number of threads give the same bits, stopped or not, observed or not. Raises `InputError` if
-    `out` holds a run with other settings or is in use, or the network is tied to another number of examples; `Diverged`
-    if the loss is no longer finite (checkpoints stay)."""
+    `out` holds a run with other settings or is in use, the network cannot be trained on these examples, or is tied to
+    another number of them; `Diverged` if the loss is no longer finite (checkpoints stay)."""
     with unnoticed(model):
         check_own(model.train(), train)
-        check_own(model.eval(), test)
+        if test is not None: check_own(model.eval(), test)
     where = device()
-    model.to(where, memory_format=torch.channels_last)
     train = train.to(where)
-    test = test.to(where)
+    if test is not None: test = test.to(where)
+    check_trainable(model.to(where), train)
+    model.to(memory_format=torch.channels_last)
     precision = training_precision(recipe.precision, model, train)
     about = _about(model, train, test, recipe, precision)
     optimizer = torch.optim.SGD(model.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay)
     reproducible = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
     path = Path(out)
     with locked(path), torch.random.fork_rng(), reproducible:
-        run = _open(path, about, model)
         try:
             for o in observers: o.start(model, train)
+            run = _open(path, about, model)
             _go_on(_Training(run, model, optimizer, train, test, observers, precision, every), progress)
         finally:
             for o in observers: o.stop()
@@ -331,10 +492,213 @@ def overall(
 def memorized_during(
     history: pd.DataFrame,  # of a run whose truth is known
 ) -> tuple:                 # (first, last) epoch
-    "The epochs in which accuracy on noisy examples goes from a tenth to nine tenths; to the last if it never does."
+    """The epochs in which accuracy on noisy examples goes from a tenth to nine tenths; to the last if it never does.
+    `InputError` where nobody knows which are noisy."""
+    if "noisy" not in history:
+        raise InputError("nobody knows which labels of this run's training set are wrong, so when they were memorized "
+                         "cannot be told: give it true labels, or add label noise")
     trained = history[history.epoch > 0]
     learned = trained.epoch[trained.noisy > .9]
     end = int(learned.iloc[0] if len(learned) else history.epoch.max())
     before = trained.epoch[(trained.noisy <= .1) & (trained.epoch < end)]
     start = int(before.max()) + 1 if len(before) else 1
     return start, end
+
+# %% ../nbs/04_runs.ipynb #7a96881c
+def _unpickled(path):
+    "What a file of `torch.save` holds, if it is tensors and plain data"
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+_readers = dict.fromkeys((".pt", ".pth", ".ckpt", ".bin", ".tar"), _unpickled) | {".safetensors": load_file}
+
+def _read(path):
+    "What a checkpoint's file holds"
+    try:
+        return _readers[path.suffix](path)
+    except Exception as e:
+        unsafe = re.search(r"GLOBAL (\S+)", str(e))
+        if unsafe:
+            raise InputError(f"{path} holds a {unsafe[1]}, and nothing but tensors and plain data is read: save "
+                             "network.state_dict() alone, or, if you trust the file, load it and give what is in it, "
+                             "{epoch: state dict}") from e
+        reason = str(e).splitlines()[0]
+        raise InputError(f"{path} cannot be read ({reason}): give what torch.save or safetensors has written") from e
+
+# %% ../nbs/04_runs.ipynb #0fab109d
+def _by_epoch(names):
+    "The number behind the word epoch in each name; None if one of them has not exactly one"
+    numbers = [re.findall(r"(?<![a-z])ep(?:och)?s?[\W_]*(\d+)", name.lower()) for name in names]
+    if any(len(found) != 1 for found in numbers): return None
+    return [int(number) for number, in numbers]
+
+def _by_difference(names):
+    "The one number in which the names differ, for each; None if there is no such number"
+    words = [re.split(r"(\d+)", name) for name in names]
+    if len({tuple(parts[::2]) for parts in words}) > 1: return None
+    columns = list(zip(*(parts[1::2] for parts in words), strict=True))
+    if len(names) > 1: columns = [column for column in columns if len(set(map(int, column))) > 1]
+    if len(columns) != 1: return None
+    return list(map(int, columns[0]))
+
+def _numbered(paths):
+    "{epoch: path}, by the numbers in their names"
+    root = os.path.commonpath([path.parent for path in paths])
+    names = [str(path.relative_to(root).with_suffix("")) for path in paths]
+    epochs = _by_epoch(names) or _by_difference(names)
+    if epochs is None:
+        raise InputError(f"the names {_some(names)} do not say which epoch each is of: "
+                         "give {epoch: path}, or a pattern for those that do, such as 'epoch_*.pt'")
+    found = {}
+    for epoch, path in zip(epochs, paths, strict=True):
+        other = found.setdefault(epoch, path)
+        if other != path: raise InputError(f"{other} and {path} are both of epoch {epoch}: give {{epoch: path}}")
+    return found
+
+# %% ../nbs/04_runs.ipynb #cff482db
+def _files(place):
+    "The checkpoints at a path, in a folder, or of a pattern"
+    place = Path(place)
+    if (place / "run.json").is_file():
+        raise InputError(f"{place} holds a run of fit's: open it with Run({str(place)!r}, model=network)")
+    if place.is_dir(): return sorted(path for path in place.iterdir() if path.suffix in _readers)
+    return sorted(path for path in map(Path, glob.glob(str(place), recursive=True)) if path.is_file())
+
+def _pointers(state):
+    "Where the tensors of a state lie in memory"
+    return tuple(tensor.data_ptr() for _, tensors in _dicts(state) for tensor in tensors.values())
+
+def _check_apart(states):
+    "`InputError` if two states are the same tensors, as those of a network that has gone on training are"
+    seen = {}
+    for epoch, state in states.items():
+        pointers = _pointers(state)
+        other = seen.setdefault(pointers, epoch)
+        if other == epoch or not pointers: continue
+        raise InputError(f"the states of epochs {other} and {epoch} are the same tensors, the network's own, and "
+                         "training has changed them: keep copies, copy.deepcopy(network.state_dict())")
+
+# %% ../nbs/04_runs.ipynb #b4797da8
+def _collected(checkpoints):
+    "{epoch: state dict or path}, in the order of epochs"
+    if isinstance(checkpoints, (str, Path)):
+        paths = _files(checkpoints)
+        if not paths:
+            raise InputError(f"there are no checkpoints at {checkpoints}: give a folder or a pattern such as "
+                             "'mine/epoch_*.pt', or {epoch: state dict or path}")
+        checkpoints = _numbered(paths)
+    if not isinstance(checkpoints, Mapping) or not checkpoints:
+        raise InputError(f"a {type(checkpoints).__name__} was given for the checkpoints: give {{epoch: state dict or "
+                         "path}, with one at least, a folder, or a pattern such as 'mine/epoch_*.pt'")
+    return dict(sorted(_checked(*item) for item in checkpoints.items()))
+
+def _checked(epoch, state):
+    "An epoch and its checkpoint, a state dict or a path; `InputError` if they are anything else"
+    whole = isinstance(epoch, int) or hasattr(epoch, "__index__")
+    if not whole or epoch < 0:
+        raise InputError(f"{epoch!r} is no epoch: give {{epoch: state dict or path}} with whole numbers from 0 on, 0 "
+                         "being the network before training")
+    if isinstance(state, Mapping): return int(epoch), state
+    if not isinstance(state, (str, Path)):
+        raise InputError(f"the checkpoint of epoch {epoch} is a {type(state).__name__}: give a state dict, as "
+                         "network.state_dict() is, or the path of a file")
+    path = Path(state)
+    if path.suffix not in _readers:
+        raise InputError(f"{path} is of no known kind: give a file that ends in {', '.join(_readers)}, or load it and "
+                         "give its state dict")
+    if not path.is_file(): raise InputError(f"there is no file {path}: give the path of a checkpoint")
+    return int(epoch), path
+
+# %% ../nbs/04_runs.ipynb #5485e1b6
+class _Given(Run):
+    "Somebody's checkpoints, as a run."
+    recipe = None
+    seconds = None
+
+    def __init__(self, network, checkpoints, train, test):
+        self._model = bare(network)
+        self.checkpoints = checkpoints     # {epoch: state dict or path}
+        self.train = train
+        self.test = test
+
+    def __repr__(self): return f"Run.of({type(self._model).__name__}, {len(self.epochs)} checkpoints)"
+    def __str__(self): return f"the run of {type(self._model).__name__}"
+    def _planned(self): return self.epochs[-1]
+
+    def _found(self, epoch):
+        state = self.checkpoints[epoch]
+        if isinstance(state, Path): return _read(state), state
+        return state, f"the state of epoch {epoch}"
+
+    @property
+    def epochs(self): return list(self.checkpoints)
+
+    @cached_property
+    def about(self): return {"data": _data(self.train)}
+
+    def check(self, train):
+        if train is not self.train: super().check(train)
+
+    @property
+    def history(self): return self._measured.copy()
+
+    @cached_property
+    def _measured(self):
+        model = self.model().to(device(), memory_format=torch.channels_last)
+        rows = []
+        for epoch in tqdm(self.epochs, desc="measuring", delay=5):
+            model.load_state_dict(self.state(epoch))
+            rows.append({"epoch": epoch, **_accuracies(model, self.train, self.test)})
+        return pd.DataFrame(rows, dtype=float).astype({"epoch": int})
+
+# %% ../nbs/04_runs.ipynb #4f2b2565
+def _answered(model, train, index):
+    "Whether each of some examples is answered right, and their labels"
+    right, labels = [], []
+    with evaluating(model, "auto") as where:
+        check_own(model, train)
+        for part, x, y in stream(train, index, device=where):
+            logits = forward(model, x, part)
+            check_classes(logits, train)
+            right.append(logits.argmax(1) == y)
+            labels.append(y)
+    return torch.cat(right), torch.cat(labels)
+
+def _warn_at_chance(run):
+    "A warning if the last network knows next to nothing of what it was trained on; `InputError` if it cannot be asked"
+    train = run.train
+    some = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:500]
+    if train.y_true is not None: some = some[~train.noisy.cpu()[some]]
+    if not len(some): return
+    right, y = _answered(run.model().to(device(), memory_format=torch.channels_last), train, some)
+    if run.epochs[-1] == 0: return
+    by_class = [right[y == label].double().mean().item() for label in y.unique()]
+    level = sum(by_class) / len(by_class)                                    # whichever class is the largest
+    chance = 1 / len(train.classes)
+    if level >= min(2 * chance, chance + .15): return
+    warnings.warn(f"{run} gives {level:.0%} of the right labels after its last epoch, where chance gives {chance:.0%}: "
+                  "images are given to it as floats in [0, 1], so if it was trained on others, put its normalisation "
+                  "in front of it, and the classes must have the numbers that they had in its training", stacklevel=3)
+
+# %% ../nbs/04_runs.ipynb #2a1ccd3b
+@patch(cls_method=True)
+def of(cls: Run,
+    network: nn.Module,           # as it was trained, with any weights; images are given to it as floats in [0, 1]
+    checkpoints,                  # {epoch: state dict or path}, a folder, or a pattern ("mine/epoch_*.pt")
+    train: Examples,              # what it was trained on
+    test: Examples | None = None, # for the history
+) -> Run:                         # its history is measured on first use; its recipe is None
+    """The checkpoints of any training as a run, for every function that takes one. Epoch 0 is the network before
+    training; where a folder or a pattern is given, the epochs are numbers in the files' names.
+
+    Files are .pt, .pth, .ckpt, .bin (tensors and plain data alone) or .safetensors. The network's state is found in
+    them by its names, prefixes of wrappers taken off. `InputError` for what does not fit; a warning if the last
+    network knows no more than chance."""
+    if not isinstance(network, nn.Module):
+        raise InputError(f"a {type(network).__name__} was given for the network: give the nn.Module that was trained")
+    if not isinstance(train, Examples):
+        raise InputError(f"a {type(train).__name__} was given for the training set: give Examples, as `load` does")
+    found = _collected(checkpoints)
+    _check_apart({epoch: state for epoch, state in found.items() if isinstance(state, Mapping)})
+    run = _Given(network, found, train, test)
+    _warn_at_chance(run)
+    return run

@@ -18,9 +18,10 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .anatomy import batch_norms, blocks, hooked
+from .anatomy import DryRun, Site, batch_norms, check_sites, dry_run, find_blocks, hooked
 from .basics import InputError, choose
 from .data import Examples, stream
+from .files import differences
 from .networks import buildable
 from .report import Figure, percent
 from .runs import fit
@@ -47,24 +48,24 @@ def _keys(seed, block, channels):
 # %% ../nbs/14_tied_dropout.ipynb #6d78a78c
 modes = ("own", "expected", "dropped")
 _open = None       # what stands in a module's `tied_gate` outside of `Tied.forward`
-_passed = False    # what stands there when the gate has been used
 
 def _gate(name, dim, module, inputs, out):
     "The forward hook behind block `name`, whose channels are along `dim`"
     gate = module.tied_gate                                        # (B or 1, channels)
     if gate is _open: return out
-    if gate is _passed:
-        raise InputError(f"block {name} is called more than once in a forward pass: tie(..., names=...) without it")
-    _check_channels(name, dim, gate.shape[-1], out)
-    module.tied_gate = _passed
+    _check_output(name, dim, gate, out)
+    module.tied_used = True
+    if len(gate) > 1: gate = gate.repeat_interleave(len(out) // len(gate), 0)
     shape = [1] * out.dim()
     shape[0], shape[dim] = gate.shape
     return out * gate.to(out.dtype).view(shape)
 
-def _check_channels(name, dim, channels, out):
-    "`InputError` unless what block `name` returns is a tensor with so many channels along `dim`"
+def _check_output(name, dim, gate, out):
+    "`InputError` unless what block `name` returns is a tensor with rows and channels for the gate"
+    rows, channels = gate.shape
     if not isinstance(out, Tensor): found = f"a {type(out).__name__}"
     elif out.shape[dim] != channels: found = f"{out.shape[dim]} along dimension {dim}"
+    elif rows and len(out) % rows: found = f"{len(out)} rows for {rows} images"
     else: return
     raise InputError(f"block {name} was taken to end in {channels} channels and ends in {found}: "
                      "tie(..., names=...) without it")
@@ -84,33 +85,35 @@ def remove_gates(
         for key, hook in list(module._forward_hooks.items()):
             if not is_gate(hook): continue
             del module._forward_hooks[key]
-            del module.tied_gate
+            del module.tied_gate, module.tied_used
+    _compile_again(model)
     return model
+
+def _compile_again(model):
+    "Have what `torch.compile` has made of a network, or of a part of it, made again when it is called next"
+    compiled = (hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in model.modules())
+    if any(compiled): torch.compiler.reset()
 
 # %% ../nbs/14_tied_dropout.ipynb #bfc55320
 class Tied(nn.Module):
     """A network with example-tied dropout behind its blocks, as `tie` makes it. `tied(x, index)`; `tied.mode` is own
     in training and expected in evaluation unless set to one of own, expected, dropped; set it to None to unset it."""
-    def __init__(self, network, sites, examples, p_gen, p_mem, seed):
+    def __init__(self, network, examples, p_gen, p_mem, seed, names=None):
         super().__init__()
         self.network = network
-        self.sites = sites                     # {block: Site}, those that are gated
         self.examples = examples
         self.takes_index = examples > 1        # with a single one, all inputs are taken for it
         self.p_gen = p_gen
         self.p_mem = p_mem
+        self.seed = seed
+        self.names = names                     # of the blocks to gate; all if None
+        self.sites = None                      # {block: Site}, those that are gated, once the blocks are known
+        self.generalization = None             # {block: how many of its neurons always fire}
         self.shape = None                      # of an image, (C, H, W), once it has seen one
         self._mode = None
-        # {block: how many of its neurons always fire}
-        self.generalization = {name: round(p_gen * site.channels) for name, site in sites.items()}
-        numbers = {name: number for number, name in enumerate(blocks(network))}   # whichever other blocks are gated
-        keys = [_keys(seed, numbers[name], site.channels) for name, site in sites.items()]
-        always = [torch.arange(site.channels) < self.generalization[name] for name, site in sites.items()]
-        self.register_buffer("always", torch.cat(always), persistent=False)       # (channels of all blocks,) bool
-        self.register_buffer("keys", torch.cat(keys), persistent=False)           # (channels of all blocks,) int64
-        for (name, site), module in zip(sites.items(), self.gated, strict=True):
-            module.tied_gate = _open
-            module.register_forward_hook(partial(_gate, name, site.dim))
+        self.register_buffer("always", None, persistent=False)                    # (channels of all blocks,) bool
+        self.register_buffer("keys", None, persistent=False)                      # (channels of all blocks,) int64
+        self.register_state_dict_post_hook(_note_owner)
 
     @property
     def mode(self) -> str:
@@ -128,10 +131,69 @@ def scale(self: Tied) -> float:
     "By how much generalization neurons are scaled in mode dropped, to make up for those that are silent."
     return 1. if self.p_gen == 1 else (self.p_gen + self.p_mem) / self.p_gen
 
+@patch
+def _check_known(self: Tied):
+    "`InputError` before the blocks are known"
+    if self.sites is not None: return
+    raise InputError("this network has seen no image yet, so its blocks are not known: give it some, or tie it with "
+                     "tie(model, train)")
+
 @patch(as_prop=True)
 def gated(self: Tied) -> list:
     "The modules whose outputs are gated, one a block."
+    self._check_known()
     return [self.network.get_submodule(site.module) for site in self.sites.values()]
+
+# %% ../nbs/14_tied_dropout.ipynb #642dcbc8
+def _chosen_blocks(found, names):
+    "{block: Site}, input to output, of the blocks with these names; all if None"
+    if names is None: return found
+    if isinstance(names, str): names = [names]
+    choose("block", names, found)
+    if not len(names):
+        raise InputError(f"there is no block in an empty list of names: choose one of {', '.join(found)}")
+    return {name: site for name, site in found.items() if name in names}
+
+@patch
+def _put_gates(self: Tied, found):
+    "Gate those of the blocks `found`, {block: Site}, that were asked for"
+    sites = _chosen_blocks(found, self.names)
+    check_sites(sites)
+    generalization = {name: round(self.p_gen * site.channels) for name, site in sites.items()}
+    for name, count in generalization.items():
+        if count: continue
+        raise InputError(f"block {name} has {sites[name].channels} channels, and a p_gen of {self.p_gen} leaves not "
+                         "one that always fires: give a larger p_gen or a wider network, or leave the block out with "
+                         "names")
+    where = next(self.network.parameters()).device
+    numbers = {name: number for number, name in enumerate(found)}                 # whichever other blocks are gated
+    keys = [_keys(self.seed, numbers[name], site.channels) for name, site in sites.items()]
+    always = [torch.arange(site.channels) < generalization[name] for name, site in sites.items()]
+    self.sites = sites
+    self.generalization = generalization
+    self.always = torch.cat(always).to(where)
+    self.keys = torch.cat(keys).to(where)
+    for (name, site), module in zip(sites.items(), self.gated, strict=True):
+        module.tied_gate = _open
+        module.tied_used = False
+        module.register_forward_hook(partial(_gate, name, site.dim))
+    _compile_again(self.network)
+
+# %% ../nbs/14_tied_dropout.ipynb #acd7cdcf
+@patch
+def look(self: Tied,
+    x: Tensor | Examples | DryRun | None = None,  # images, (B, C, H, W), or examples; random images if None
+):
+    "Find out where the gates go by a dry run, unless that is known; without images, if random ones tell."
+    if self.sites is not None: return
+    if isinstance(self.names, dict): return self._put_gates(_by_hand(self.network, self.names))
+    run = dry_run(self.network, x)
+    if run is not None: self._put_gates(find_blocks(self.network, run))
+
+def _by_hand(network, sites):
+    "{block: Site} that somebody has said by hand"
+    choose("module", [module for module, _, _ in sites.values()], [name for name, _ in network.named_modules()])
+    return {name: Site(*site) for name, site in sites.items()}
 
 # %% ../nbs/14_tied_dropout.ipynb #80207f1e
 @patch
@@ -139,6 +201,7 @@ def owned(self: Tied,
     index: Tensor,   # examples, (B,)
 ) -> Tensor:         # (B, channels of all blocks) bool
     "Which neurons fire for examples in mode own: generalization neurons, and memorization neurons that they own."
+    self._check_known()
     draws = _mix(self.keys ^ _mix(index.to(self.keys)[:, None]))
     return self.always | (draws < round(self.p_mem * 2**32))
 
@@ -151,20 +214,33 @@ def _gates(self: Tied, index, n):
     return gate[None]
 
 # %% ../nbs/14_tied_dropout.ipynb #9f4fcfdd
+def _images(x, others):
+    "The images among what a network is given"
+    if x is not None: return x
+    tensors = [value for value in others.values() if isinstance(value, Tensor)]
+    if not tensors: raise InputError("no images were given: call tied(x, index)")
+    return max(tensors, key=Tensor.dim)
+
 @patch
 def forward(self: Tied,
-    x: Tensor,                    # images, (B, C, H, W)
+    x: Tensor | None = None,      # images, (B, C, H, W); None if they are among the named arguments (`pixel_values`)
     index: Tensor | None = None,  # examples, (B,); needed in mode own alone
-) -> Tensor:                      # logits, (B, classes)
-    "The network's logits in the present mode; `InputError` in mode own without indices, or with one out of range."
-    self.shape = x.shape[1:]
-    if self.p_gen == 1: return self.network(x)
-    gates = self._gates(index, len(x)).split([site.channels for site in self.sites.values()], dim=1)
+    **others,                     # whatever else the network takes
+):                                # what the network returns, such as logits, (B, classes)
+    "The network's answer in the present mode; `InputError` in mode own without indices, or with one out of range."
+    images = _images(x, others)
+    given = [] if x is None else [x]
+    self.shape = images.shape[1:]
+    if self.sites is None: self.look(images)
+    if self.p_gen == 1: return self.network(*given, **others)
+    gates = self._gates(index, len(images)).split([site.channels for site in self.sites.values()], dim=1)
     modules = self.gated
     try:
-        for module, gate in zip(modules, gates, strict=True): module.tied_gate = gate
-        out = self.network(x)
-        missed = [name for name, module in zip(self.sites, modules, strict=True) if module.tied_gate is not _passed]
+        for module, gate in zip(modules, gates, strict=True):
+            module.tied_gate = gate
+            module.tied_used = False
+        out = self.network(*given, **others)
+        missed = [name for name, module in zip(self.sites, modules, strict=True) if not module.tied_used]
     finally:
         for module in modules: module.tied_gate = _open
     if missed:
@@ -197,6 +273,28 @@ def _checked(self: Tied, index, n):
                          f"and the network is tied to {self.examples} examples: give indices from 0 to {last}")
     return index
 
+# %% ../nbs/14_tied_dropout.ipynb #6aca97e4
+@patch(as_prop=True)
+def owner(self: Tied) -> dict:
+    "What decides who owns what, as plain data."
+    blocks = {name: site.channels for name, site in (self.sites or {}).items()}
+    return {"examples": self.examples, "p_gen": self.p_gen, "p_mem": self.p_mem, "seed": self.seed, "blocks": blocks}
+
+def _note_owner(module, state, prefix, metadata):
+    "Note beside a tied network's state who owns what"
+    metadata["tied"] = module.owner
+
+@patch
+def _load_from_state_dict(self: Tied, state, prefix, metadata, *args):
+    "As every module does; `InputError` if the state is that of a network which is tied otherwise"
+    noted = metadata.get("tied", {})
+    asked = self.owner if self.sites else {k: v for k, v in self.owner.items() if k != "blocks"}
+    differ = differences(noted, {key: asked[key] for key in asked.keys() & noted.keys()})
+    if differ:
+        raise InputError(f"this state is that of a network tied otherwise ({'; '.join(sorted(differ))}): tie yours "
+                         "with the same examples, p_gen, p_mem, names and seed")
+    nn.Module._load_from_state_dict(self, state, prefix, metadata, *args)
+
 # %% ../nbs/14_tied_dropout.ipynb #2ea57355
 def _check_shares(examples, p_gen, p_mem):
     "`InputError` for numbers that no network can be tied with"
@@ -205,37 +303,36 @@ def _check_shares(examples, p_gen, p_mem):
     if examples < 1:
         raise InputError(f"the network cannot be tied to {examples} examples: give the size of the training set")
 
-def _chosen_blocks(model, names):
-    "{block: Site}, input to output, of the blocks with these names; all if None"
-    sites = blocks(model)
-    if names is None: return sites
-    if isinstance(names, str): names = [names]
-    choose("block", names, sites)
-    if not len(names):
-        raise InputError(f"there is no block in an empty list of names: choose one of {', '.join(sites)}")
-    return {name: site for name, site in sites.items() if name in names}
+def _check_network(model):
+    "`InputError` for a network that is tied already, or that splits its batches"
+    if any(is_gate(hook) for module in model.modules() for hook in module._forward_hooks.values()):
+        raise InputError("this network is tied already: use it as it is, or build it anew and tie that")
+    if any(isinstance(m, nn.DataParallel) and len(m.device_ids) > 1 for m in model.modules()):
+        raise InputError("DataParallel gives each GPU a part of the batch, and the gates are made for all of it: tie "
+                         "the network inside, and wrap that, DataParallel(tie(...))")
 
 # %% ../nbs/14_tied_dropout.ipynb #ffa20e75
 @buildable
 def tie(
-    model: nn.Module,           # any network; its blocks get gates
-    examples: int,              # how many are trained on; with 1, all inputs are taken for it and need no index
-    p_gen: float = 0.2,         # share of a block's channels that always fire, the first ones; in (0, 1]
-    p_mem: float = 0.1,         # probability with which an example owns each other channel, in [0, 1]
-    names: list | None = None,  # blocks to gate, of those that `blocks(model)` names; all if None
-    seed: int = 0,              # who owns what
+    model: nn.Module,            # any network; its blocks get gates
+    examples: int | Examples,    # that are trained on, or how many; with 1, all inputs are taken for it without index
+    p_gen: float = 0.2,          # share of a block's channels that always fire, the first ones; in (0, 1]
+    p_mem: float = 0.1,          # probability with which an example owns each other channel, in [0, 1]
+    names: list | dict | None = None,  # of blocks to gate, of those of `blocks(model)`, or {name: Site}; all if None
+    seed: int = 0,               # who owns what
+    x: Tensor | None = None,     # a few images, to see what the network is made of; some of `examples` if None
 ) -> Tied:
     """Add example-tied dropout behind the blocks of a network (Maini et al. 2023, section 4.2). p_gen = 1 leaves it
-    as it was. `InputError` if it is tied already, has no such block, or a block has too few channels for p_gen."""
+    as it was. `InputError` if it is tied already, has no such block, one cannot be gated, or one has too few channels
+    for p_gen."""
+    if isinstance(examples, Examples):
+        if x is None: x = examples
+        examples = len(examples)
     _check_shares(examples, p_gen, p_mem)
-    if any(is_gate(hook) for module in model.modules() for hook in module._forward_hooks.values()):
-        raise InputError("this network is tied already: use it as it is, or build it anew and tie that")
-    sites = _chosen_blocks(model, names)
-    for name, site in sites.items():
-        if round(p_gen * site.channels): continue
-        raise InputError(f"block {name} has {site.channels} channels, and a p_gen of {p_gen} leaves not one that "
-                         "always fires: give a larger p_gen or a wider network, or leave the block out with names")
-    return Tied(model, sites, examples, p_gen, p_mem, seed)
+    _check_network(model)
+    tied = Tied(model, examples, p_gen, p_mem, seed, names)
+    tied.look(x)
+    return tied
 
 # %% ../nbs/14_tied_dropout.ipynb #831a99f0
 @styled
@@ -367,7 +464,7 @@ def plot_modes(
 def _map_sizes(tied, shape):
     "How many numbers come out of each gated module for one image of this shape"
     sizes = []
-    def look(module, inputs, out): sizes.append(out[0].numel())
+    def look(module, inputs, out): sizes.append(out.numel())
     net = in_mode(tied, "expected")
     image = torch.zeros(1, *shape, device=net.always.device)
     with evaluating(net), hooked(module.register_forward_hook(look) for module in net.gated): net(image)
@@ -408,7 +505,7 @@ class StudyTied(Part):
     def network(self, lab):
         "A new tied network, not trained yet"
         asked = lab.settings
-        return tie(lab.network(), len(lab.train), asked.p_gen, asked.p_mem, seed=lab.seed)
+        return tie(lab.network(), lab.train, asked.p_gen, asked.p_mem, seed=lab.seed)
 
     def check(self, lab): self.network(lab)
 

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['precisions', 'augmentations', 'presets', 'Recipe', 'Preset', 'preset', 'device', 'choose_precision', 'autocast',
-           'evaluating', 'augmented', 'forward', 'training_precision', 'check_own', 'predict', 'accuracy_by_group',
-           'accuracy', 'test_accuracy', 'Observer', 'unnoticed', 'Diverged', 'train_epoch']
+           'number_type', 'network_precision', 'bare', 'check_open', 'evaluating', 'augmented', 'forward',
+           'training_precision', 'check_own', 'predict', 'accuracy_by_group', 'accuracy', 'test_accuracy', 'Observer',
+           'unnoticed', 'check_classes', 'check_trainable', 'Diverged', 'train_epoch']
 
 # %% ../nbs/03_training.ipynb #d4f55c3b
 import contextlib
@@ -18,9 +19,10 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from tqdm.auto import tqdm
 
-from .anatomy import hooked
+from .anatomy import as_logits, hooked
 from .basics import InputError, choose
 from .data import Examples, stream
 
@@ -126,7 +128,55 @@ def autocast(
     "The context in which a forward pass runs in a precision."
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
+# %% ../nbs/03_training.ipynb #1826bbc7
+def number_type(
+    model: nn.Module,   # any network
+) -> torch.dtype:
+    "What kind of numbers a network computes with: its first parameter's."
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+
+def network_precision(
+    asked: str,            # "bf16", "fp32" or "auto"
+    model: nn.Module,      # any network
+    device: torch.device,  # where to compute
+) -> str:                  # "bf16" or "fp32"; with "fp32" a network computes with the numbers that it has
+    """As `choose_precision`; with auto, a network that is not in float32 keeps its numbers. `InputError` for bf16 of
+    float64."""
+    using = choose_precision(asked, device)
+    kind = number_type(model)
+    if asked == "bf16" and kind == torch.float64:
+        raise InputError(f"{type(model).__name__} computes in float64, which is not turned into bf16: choose precision "
+                         "fp32, which lets it, or call .float() on it")
+    if asked == "auto" and kind != torch.float32: return "fp32"
+    return using
+
+# %% ../nbs/03_training.ipynb #b3c9de44
+_several = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
+def bare(
+    model: nn.Module,   # any network
+) -> nn.Module:         # the same, or the one inside it
+    "A network without what wraps it: `DataParallel`, `DistributedDataParallel`, `torch.compile`."
+    if isinstance(model, _several): return bare(model.module)
+    if "_orig_mod" in model._modules: return bare(model._orig_mod)
+    return model
+
+def check_open(
+    model: nn.Module,   # any network
+):
+    "`InputError` for one into which nobody can look, since its modules are no Python."
+    if not any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()): return
+    raise InputError(f"{type(model).__name__} is TorchScript, and what its layers and neurons do cannot be changed "
+                     "from outside: give the network that it was made from")
+
 # %% ../nbs/03_training.ipynb #732382dd
+def _check_no_inference(model):
+    "`InputError` if no gradient can ever go through a network"
+    known = [tensor for tensor in (*model.parameters(), *model.buffers()) if not is_lazy(tensor)]
+    if not any(tensor.is_inference() for tensor in known): return
+    raise InputError(f"{type(model).__name__} was made under torch.inference_mode(), so no gradient can go through it: "
+                     "make it outside, or copy it there with copy.deepcopy")
+
 @contextlib.contextmanager
 def _same_modes(model):
     "Every module is afterwards in the mode, training or evaluation, in which it was"
@@ -144,8 +194,10 @@ def evaluating(
 ):                            # gives the device that the model is on
     "A context in which a network is in eval mode and computes in this precision; every module's own mode is kept."
     where = next(model.parameters(), torch.empty(0)).device       # nearest neighbours have no parameters
-    using = choose_precision(precision, where)
-    with _same_modes(model), torch.set_grad_enabled(grad), autocast(where, using):
+    using = network_precision(precision, model, where)
+    if grad: _check_no_inference(model)
+    leaving = torch.inference_mode(False) if grad else contextlib.nullcontext()
+    with _same_modes(model), leaving, torch.set_grad_enabled(grad), autocast(where, using):
         model.eval()
         yield where
 
@@ -167,14 +219,28 @@ def augmented(
     return x.contiguous(memory_format=torch.channels_last)
 
 # %% ../nbs/03_training.ipynb #cd8d273a
+def _answer(model, x, index):
+    "What a network returns for a batch; `InputError` with the cause behind it if that fails"
+    try:
+        if getattr(model, "takes_index", False): return model(x, index)
+        return model(x)
+    except InputError: raise
+    except Exception as e:
+        said = next(iter(str(e).splitlines()), "") or type(e).__name__
+        raise InputError(f"{type(model).__name__} fails on images of shape {tuple(x.shape)} ({said}): give a network "
+                         "for such images, or images as it takes them") from e
+
 def forward(
-    model: nn.Module,  # any network
+    model: nn.Module,  # any network that answers with logits, in a tuple, a dict or an object if it likes
     x: Tensor,         # images, (B, C, H, W) floats in [0, 1]
     index: Tensor,     # which examples they are, (B,); of account only to a network that `takes_index`
 ) -> Tensor:           # logits, (B, classes)
-    "What a network says of a batch."
-    if getattr(model, "takes_index", False): return model(x, index)
-    return model(x)
+    "What a network says of a batch; `InputError` if it fails, or does not answer each image with logits."
+    if x.dtype == torch.float32: x = x.to(number_type(model))            # what a part of it has made stays as it is
+    logits = as_logits(_answer(model, x, index))
+    if logits.dim() == 2 and len(logits) == len(x): return logits
+    raise InputError(f"{type(model).__name__} answers images of shape {tuple(x.shape)} with {tuple(logits.shape)}, and "
+                     "logits are (images, classes): give a network that classifies images")
 
 # %% ../nbs/03_training.ipynb #a43e7405
 def _too_wide_steps(model, train):
@@ -198,7 +264,7 @@ def training_precision(
     """As `choose_precision`, and with auto fp32 for a network whose bf16 gradients a CPU gets wrong: one with a
     convolution that steps further than the maps it reads are wide. `InputError` if bf16 is asked for such a network."""
     where = train.y.device
-    using = choose_precision(asked, where)
+    using = network_precision(asked, model, where)
     if using == "fp32" or where.type != "cpu": return using
     wide = _too_wide_steps(model, train)
     if not wide: return using
@@ -306,6 +372,54 @@ def unnoticed(
     "A context that leaves the random generators and the mode of each of the model's modules as they were."
     with _same_modes(model), torch.random.fork_rng():
         yield
+
+# %% ../nbs/03_training.ipynb #355bfb53
+@contextlib.contextmanager
+def _same_buffers(model):
+    "What a network counts and averages is afterwards what it was"
+    kept = []
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False): kept.append((module, name, buffer, buffer.clone()))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for module, name, buffer, before in kept:
+                buffer.copy_(before)
+                if getattr(module, name) is not buffer: setattr(module, name, buffer)
+
+# %% ../nbs/03_training.ipynb #a6a7183a
+def check_classes(
+    logits: Tensor,      # of some examples, (any, classes)
+    examples: Examples,  # that a network shall know
+):
+    "`InputError` unless there is a logit for each label."
+    classes = logits.shape[1]
+    if int(examples.y.max()) < classes: return
+    raise InputError(f"the network answers with {classes} logits, and {examples.name} has {len(examples.classes)} "
+                     "classes: give a network and examples of the same classes")
+
+def check_trainable(
+    model: nn.Module,  # to train, on the device of the examples
+    train: Examples,   # to train on
+):
+    """`InputError` unless a network answers two of the examples, in eval and in training mode, has a logit for each
+    label, and gradients reach something in it. It is left as it was, but that lazy layers have got their sizes."""
+    name = type(model).__name__
+    with evaluating(model):                                             # first: here lazy layers get their sizes
+        index, x, _ = next(stream(train, torch.arange(min(2, len(train)))))
+        check_classes(forward(model, x, index), train)
+    _check_no_inference(model)
+    if next(model.parameters(), None) is None:
+        raise InputError(f"{name} has no parameters, so there is nothing to train: give a network that has some")
+    if not any(p.requires_grad for p in model.parameters()):
+        raise InputError(f"no parameter of {name} asks for a gradient, so nothing in it can be trained: "
+                         "call .requires_grad_(True) on it, or on the part of it that shall learn")
+    with unnoticed(model), _same_buffers(model), torch.inference_mode(False):
+        reached = forward(model.train(), x.clone(), index).requires_grad
+    if reached: return
+    raise InputError(f"no gradient reaches the parameters of {name}, so it cannot be trained: take what stops "
+                     "gradients out of its forward (no_grad, detach, argmax)")
 
 # %% ../nbs/03_training.ipynb #941ba1bb
 class Diverged(RuntimeError):
