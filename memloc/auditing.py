@@ -28,11 +28,21 @@ from .anatomy import batch_norms
 from .basics import InputError, choose
 from .data import Examples, add_label_noise, stream, subset
 from .files import write
-from .networks import foreign, network
-from .report import Figure, median_range, percent, spread_of, write_page
+from .networks import foreign
+from .report import Figure, Thumbnail, file_link, median_range, percent, spread_of, write_page
 from .runs import fit
 from .settings import Audit, CompareMethods
-from .studies import Lab, Part, conduct, environment, noisy_data, open_folder
+from memloc.studies import (
+    Lab,
+    Part,
+    conduct,
+    environment,
+    make_network,
+    noisy_data,
+    on_test,
+    open_folder,
+    width_of,
+)
 from .style import axes, colors, styled
 from .tied_dropout import Tied, in_mode, recalibrate, tie
 from .training import Observer, Recipe, accuracy, accuracy_by_group, choose_precision, device, predict, preset
@@ -164,7 +174,7 @@ def out_of_fold(
 class _Learned:
     "A training set with wrong labels, and networks that have learned from it, trained when first asked for"
     train: Examples
-    test: Examples
+    test: Examples | None
     make: Callable
     recipe: Recipe
     out: Path
@@ -178,7 +188,7 @@ class _Learned:
     @cached_property
     def tied(self):
         net = self.make(seed=self.recipe.seed)
-        return self.fit(tie(net, examples=len(self.train), seed=self.recipe.seed), "tied")
+        return self.fit(tie(net, self.train, seed=self.recipe.seed), "tied")
 
     @cached_property
     def plain(self):
@@ -234,7 +244,7 @@ def _check_methods(asked):
 # %% ../nbs/30_auditing.ipynb #e00cfca3
 def rankings(
     train: Examples,                  # with wrong labels
-    test: Examples,                   # for the runs' histories
+    test: Examples | None,            # for the runs' histories, if there is a test set
     make,                             # makes a fresh network, called with `seed`
     recipe: Recipe,                   # how each network is trained; its seed is also theirs
     out: str | Path,                  # folder of the runs; what is trained there is not trained again
@@ -286,14 +296,15 @@ def _rows_so_far(file):
 
 def _what_decides(train, test, make, recipe):
     "The settings that all rows of a contest share"
-    data = {"name": train.name, "examples": len(train), "fingerprint": train.fingerprint, "test": test.fingerprint}
+    data = {"name": train.name, "examples": len(train), "fingerprint": train.fingerprint}
+    data["test"] = None if test is None else test.fingerprint
     spec = getattr(make(seed=0), "spec", foreign)
     return {"data": data, "network": spec, "recipe": asdict(replace(recipe, seed=0))}
 
 # %% ../nbs/30_auditing.ipynb #57d40ca8
 def contest(
     train: Examples,                   # whose labels are true, as far as is known
-    test: Examples,                    # for the runs' histories
+    test: Examples | None,             # for the runs' histories, if there is a test set
     make,                              # makes a fresh network, called with `seed`
     recipe: Recipe,                    # how each network is trained
     out: str | Path,                   # folder of the table, compare.csv, and of all runs
@@ -389,7 +400,8 @@ def plot_comparison(
 
 # %% ../nbs/30_auditing.ipynb #6d5d744d
 def _data_to_audit(settings, noise, seed):
-    "Training and test set; `InputError` if there is too little to learn from, nothing to find or nothing right"
+    """Training set, and test set or None; `InputError` if there is too little to learn from, nothing to find or nothing
+    right"""
     train, test = noisy_data(settings, noise, seed)
     k = len(train.classes)
     if k < 2:
@@ -412,7 +424,7 @@ class AuditLab(Lab):
 
     def tied(self):
         "A new tied network, not trained yet."
-        return tie(self.network(), len(self.train), self.settings.p_gen, self.settings.p_mem, seed=self.seed)
+        return tie(self.network(), self.train, self.settings.p_gen, self.settings.p_mem, seed=self.seed)
 
     @cached_property
     def trained(self) -> tuple:
@@ -438,12 +450,12 @@ class AuditTraining(Part):
 
     def compute(self, lab):
         _, run = lab.trained
-        test = float(run.history.test.iloc[-1])
-        return {"epochs": lab.recipe.epochs, "seconds": round(run.seconds, 1), "test": test}, {}
+        section = {"epochs": lab.recipe.epochs, "seconds": round(run.seconds, 1)}
+        if lab.test is not None: section["test"] = float(run.history.test.iloc[-1])
+        return section, {}
 
     def say(self, section, results):
-        yield (f"A network with example-tied dropout was trained for {section['epochs']} epochs. "
-               f"It gets {percent(section['test'])} of the test pictures right.")
+        yield f"A network with example-tied dropout was trained for {section['epochs']} epochs. {on_test(section)}"
 
 # %% ../nbs/30_auditing.ipynb #92bf8a19
 def _found(tied, train, frame):
@@ -540,15 +552,21 @@ def _pngs(train, index):
     return [_png(image) for _, x, _ in stream(train, order) for image in (255 * x).round().byte()]
 
 # %% ../nbs/30_auditing.ipynb #fa1a2e5d
+def _thumbnail(train, png, s, truth_known):
+    "A suspect as the page shows it; `s` is its row of the table"
+    origin = train.origin_of(s.index)
+    link = file_link(origin)
+    name = f"# {origin}" if link is None else Path(origin).name
+    lines = [name, f"given: {s.given}", f"network: {s.says}", f"score: {s.score:.3f}"]
+    if truth_known: lines.insert(3, f"is: {train.classes[int(train.y_true[s.index])]}")
+    return Thumbnail(png, lines, link)
+
 @patch
 def galleries(self: AuditSuspects, lab, section, tables):
     worst = _ranked(lab.out)[:self.show]
-    pictures = []
-    for png, s in zip(_pngs(lab.train, worst["index"].tolist()), worst.itertuples(index=False), strict=True):
-        lines = [f"# {s.origin}", f"given: {s.given}", f"network: {s.says}", f"score: {s.score:.3f}"]
-        if section["wrong"]: lines.insert(3, f"is: {lab.train.classes[int(lab.train.y_true[s.index])]}")
-        pictures.append((png, lines))
-    return {f"The {len(pictures)} most suspicious labels": pictures}
+    pictures = zip(_pngs(lab.train, worst["index"].tolist()), worst.itertuples(index=False), strict=True)
+    shown = [_thumbnail(lab.train, png, s, section["wrong"]) for png, s in pictures]
+    return {f"The {len(shown)} most suspicious labels": shown}
 
 # %% ../nbs/30_auditing.ipynb #57e0cbaa
 @delegates(Audit)
@@ -588,8 +606,8 @@ def compare_methods(
     settings = CompareMethods(**kwargs)
     size = preset(settings.preset, settings.width, settings.epochs)
     train, test = _data_to_audit(settings, noise=0, seed=0)
-    make = partial(network, settings.network, train, size.width)
-    predict(make(), subset(train, torch.tensor([0])))               # refuses images that the network cannot take
+    make = partial(make_network, replace(settings, width=width_of(settings, size.width)), train)
+    predict(make(seed=0), subset(train, torch.tensor([0])))         # refuses images that the network cannot take
     table = contest(train, test, make, size.recipe, settings.out, settings.noise, settings.kind, settings.seeds,
                     settings.methods, settings.progress)
     story = (f"{len(train):,} training examples. "

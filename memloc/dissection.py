@@ -88,8 +88,8 @@ def fitted(
     run.check(train)
     best = overall(run.history, train).max()
     if best < 1 and not anyway:
-        raise InputError(f"the network in {run.path} never reached 100% on its training set, but {100 * best:.1f}%: "
-                         f"train it for more than {run.recipe.epochs} epochs, or ask to go on anyway")
+        raise InputError(f"the network of {run} never reached 100% on its training set, but {100 * best:.1f}%: "
+                         f"train it for more than {run.epochs[-1]} epochs, or ask to go on anyway")
     return run.model().to(device())
 
 # %% ../nbs/22_dissection.ipynb #66edc945
@@ -185,7 +185,7 @@ class Specimen:
     @property
     def name(self) -> str:
         "That of the folder of its run."
-        name = f"{self.network}-{self.repeat}-random-{self.random:g}"
+        name = f"{self.network.replace('/', '-')}-{self.repeat}-random-{self.random:g}"
         if self.decay: name += "-decay"
         if self.augment: name += "-augmented"
         return name
@@ -195,7 +195,9 @@ def _check(settings, makes):
     "`InputError` for settings that no data set would do with"
     if settings.repeats is not None and settings.repeats < 2:
         raise InputError(f"{settings.repeats} networks have no spread: give 2 or more")
-    choose("other network", settings.others, [*(make for make in makes if make != "vgg11"), "none"])
+    papers = [make for make in settings.others if "/" not in make]           # the others are looked for in a library
+    known = [*(make for make in makes if make != "vgg11"), "none"]
+    choose("other network", papers, known, "timm/<name> or torchvision/<name>")
     if not all(0 <= fraction <= 1 for fraction in settings.random):
         raise InputError(f"{', '.join(map(str, settings.random))} are not all fractions of random labels: "
                          "give numbers from 0 to 1")
@@ -212,6 +214,9 @@ def _resolved(settings, name, size, examples):
 def _true_data(settings, most):
     "Training set with its true labels, and test set; `InputError` where there is nothing to compare"
     train, test = read_data(settings)
+    if test is None:
+        raise InputError(f"networks are compared on test images too, and {train.name} has none and spares none: add "
+                         "some, or have a share held out with --held-out")
     if train.y_true is not None: train = replace(train, y=train.y_true)
     examples = settings.examples
     if examples is None: examples = min(most or len(train), len(train))
@@ -241,6 +246,7 @@ class DissectLab(Lab):
         self.seed = seed
         self.out = Path(out)
         self.parts = list(parts)
+        self.left_out = {}
         self.progress = settings.progress
         self.train, self.test = _true_data(settings, size.examples)
         self.settings = _resolved(settings, name, size, len(self.train))
@@ -252,8 +258,13 @@ class DissectLab(Lab):
         self.magnitudes = {}                                            # {specimen: frame of its observer}
         photographs = Path(settings.data).stem.startswith("cifar")      # a mirror image keeps its class
         self.augment = "crop+flip" if photographs else "crop"
-        small = network("vgg11", self.train, self.widths["vgg11"])
-        predict(small, subset(self.train, torch.tensor([0])))           # refuses pictures that are too small
+        for make in ("vgg11", *self.settings.others):
+            net = self.make(make, seed)
+            predict(net, subset(self.train, torch.tensor([0])))         # refuses pictures that it does not take
+
+    def make(self, name, seed):
+        "A network of this name, not trained yet; those of a library have no width"
+        return network(name, self.train, self.widths.get(name, 1.), seed)
 
 # %% ../nbs/22_dissection.ipynb #85054e5f
 @patch
@@ -271,7 +282,7 @@ def run(self: DissectLab,
     recipe = self.augmented if specimen.augment else self.recipe
     recipe = replace(recipe, seed=100 * self.seed + specimen.repeat, augment=specimen.augment)
     if not specimen.decay: recipe = replace(recipe, weight_decay=0.)
-    net = network(specimen.network, self.train, self.widths[specimen.network], recipe.seed)
+    net = self.make(specimen.network, recipe.seed)
     folder = self.out / "networks" / specimen.name
     watched = replace(specimen, repeat=0) in self.kinds.values()
     observers = [GradientMagnitude()] if watched else []

@@ -39,7 +39,7 @@ from .removal import accuracy_without, answers_without, remove_neurons
 from .rewinding import plot_rewinding, rewind
 from .runs import Run, memorized_during
 from .style import colors, styled
-from .tied_dropout import mode_accuracy, mode_answers
+from .tied_dropout import Tied, mode_accuracy, mode_answers
 from .training import device, evaluating, predict
 
 # %% ../nbs/31_explorers.ipynb #7c6f28e4
@@ -422,7 +422,7 @@ class RewindExplorer(Explorer):
         run = _run(run)
         noisy = train.noisy.cpu().numpy()
         if len(run.epochs) < 2:
-            raise InputError(f"{run.path} has {len(run.epochs)} checkpoints, and there must be an earlier one "
+            raise InputError(f"{run} has {len(run.epochs)} checkpoints, and there must be an earlier one "
                              "to go back to: train with a recipe that keeps them (keep=None)")
         frame = rewind(run, train, take=take, progress=progress, examples=True)
         self.cells = frame.set_index(["layer", "epoch"])
@@ -960,11 +960,16 @@ def _tied_runs(runs):
         found = [Run(file.parent) for file in sorted(Path(runs).rglob("run.json"))]
     else:
         found = [_run(run) for run in runs]
-    tied = [run for run in found if run.epochs and (run.about["network"] or {}).get("network") == "tie"]
+    tied = [run for run in found if run.epochs and _is_tied(run)]
     if not tied:
         raise InputError(f"{runs} holds no run of a network with example-tied dropout: "
                          f"train some with accuracy_map(..., out={str(runs)!r})")
     return tied
+
+def _is_tied(run):
+    "Whether a run is that of a tied network, by what is written down of it; those of `Run.of` are looked at"
+    if "network" not in run.about: return isinstance(run.model(), Tied)
+    return (run.about["network"] or {}).get("network") == "tie"
 
 # %% ../nbs/31_explorers.ipynb #b166ede3
 class DropoutExplorer(Explorer):
@@ -979,7 +984,7 @@ class DropoutExplorer(Explorer):
     def __init__(self,
         runs: str | Path | list,    # the folder that `accuracy_map` has written, or a list of runs of tied networks
         train: Examples,            # their training set
-        test: Examples,             # a test set
+        test: Examples | None,      # a test set, if there is one
         columns: int = 14,          # pictures in a row
         progress: bool = True,      # show a progress bar while all networks are measured
     ):
@@ -1023,7 +1028,7 @@ def _begin_at(self: DropoutExplorer, p_gen, p_mem):
 @styled
 def _lay_out(self: DropoutExplorer, columns):
     "What the picture consists of"
-    shown = [*self.groups, "test"]
+    shown = list(next(iter(self.tables.values())))                          # clean, noisy or all, and test
     heights = [1.5, 1.1] + [.95] * len(self.groups)
     grid = self.figure.add_gridspec(len(heights), len(shown), height_ratios=heights)
     self._lay_out_bars(self.figure.add_subplot(grid[0, :]), shown)

@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['foreign', 'buildable', 'build', 'conv_block', 'Residual', 'GlobalMaxPool', 'GlobalMeanPool', 'Scale', 'Normalize',
            'resnet9', 'Bottleneck', 'resnet50', 'Patches', 'Attention', 'TransformerBlock', 'MeanPatch', 'vit', 'vgg11',
-           'vgg13', 'BasicBlock', 'resnet32', 'Standardize', 'timm_network', 'torchvision_network', 'network']
+           'vgg13', 'BasicBlock', 'resnet32', 'Standardize', 'timm_network', 'torchvision_network', 'has_width',
+           'network']
 
 # %% ../nbs/01_networks.ipynb #db3f463c
 import functools
 import inspect
+import math
 import warnings
 from collections import OrderedDict
 from difflib import get_close_matches
@@ -403,7 +405,7 @@ def _timm():
     "The library timm; `InputError` if it is not installed"
     try: return import_module("timm")
     except ImportError as e:
-        raise InputError("a network of timm was asked for, and timm is not installed: pip install timm") from e
+        raise InputError("a network of timm was asked for, and timm is not installed: pip install memloc[timm]") from e
 
 def _known(library, name, among):
     "`InputError` with the most similar names, unless a library has a network of this name"
@@ -419,7 +421,7 @@ def _made(library, name, pretrained, f):
         if not pretrained:
             raise InputError(f"{library} cannot make {name} ({reason}): choose another network") from e
         raise InputError(f"{library} cannot get the pretrained weights of {name} ({reason}): connect to the network "
-                         "once, or do without, pretrained=False") from e
+                         "once, or do without them") from e
 
 # %% ../nbs/01_networks.ipynb #ba0c0126
 def _fixed_size(about, size):
@@ -513,22 +515,43 @@ def _torchvision_statistics(name):
     shown = models.get_model_weights(name).DEFAULT.transforms()
     return getattr(shown, "mean", None) and (shown.mean, shown.std)
 
+def _known_statistics(library, name):
+    "(mean, std) that a network was made for, lists of numbers; where nobody knows, a warning, and a guess"
+    known = _timm_statistics(name) if library == "timm" else _torchvision_statistics(name)
+    if known: return known
+    warnings.warn(f"nobody knows which mean and std {library}/{name} was made for, so they are taken to be 0.5 and "
+                  "0.25: give mean and std if you know better", stacklevel=4)
+    return [.5], [.25]
+
+# %% ../nbs/01_networks.ipynb #c1871ed7
+def _by_hand(kind, given, channels):
+    "A mean or std that somebody has given, as a list of a number a channel; `InputError` if it cannot be that"
+    values = [given] if isinstance(given, (int, float)) else list(given)
+    if len(values) not in (1, channels):
+        raise InputError(f"{kind} has {len(values)} numbers, and the network takes images of {channels} channels: give "
+                         "one number, or one for each channel")
+    if not all(map(math.isfinite, values)) or kind == "std" and min(values) <= 0:
+        raise InputError(f"{kind} is {', '.join(map(str, values))}: give numbers, and for std numbers above 0")
+    return [float(value) for value in values] * (channels // len(values))
+
 def _statistics(library, name, channels, mean, std):
-    "(mean, std), a number a channel, as given by hand or as known; with a warning if nobody knows"
-    known = {"timm": _timm_statistics, "torchvision": _torchvision_statistics}[library](name)
-    if known is None and (mean is None or std is None):
-        warnings.warn(f"nobody knows which mean and std {library}/{name} was made for, so they are taken to be 0.5 and "
-                      "0.25: give mean= and std= if you know better", stacklevel=3)
+    "[mean, std], each a list of a number a channel: what is given by hand, otherwise what is known"
     found = []
-    for given, value in zip((mean, std), known or (.5, .25), strict=True):
-        value = value if given is None else given
-        value = [float(value)] * channels if isinstance(value, (int, float)) else [float(v) for v in value]
-        if len(value) != channels: value = [sum(value) / len(value)] * channels
-        found.append(value)
+    known = (mean, std) if None not in (mean, std) else _known_statistics(library, name)
+    for kind, given, usual in zip(("mean", "std"), (mean, std), known, strict=True):
+        if given is not None: found.append(_by_hand(kind, given, channels))
+        elif len(usual) == channels: found.append([float(value) for value in usual])
+        else: found.append([sum(usual) / len(usual)] * channels)
     return found
 
 # %% ../nbs/01_networks.ipynb #adf62852
 _papers = {f.__name__: f for f in (resnet9, resnet50, vit, vgg11, vgg13, resnet32)}
+
+def has_width(
+    name: str,   # of a network, as for `network`
+) -> bool:
+    "Whether a network's channels can be made more or fewer, as those of the papers' can."
+    return name in _papers
 
 def _check_takes(net, name, shape):
     "`InputError` unless a network takes images of this shape"
@@ -539,11 +562,14 @@ def _check_takes(net, name, shape):
     except Exception as e:
         reason = next(iter(str(e).splitlines()), type(e).__name__)
         raise InputError(f"{name} does not take images of {' x '.join(map(str, shape))} ({reason}): choose another "
-                         "network, or load the data in a size that it takes, load(..., size=224)") from e
+                         "network, or load the data in a size that it takes (size 224, say)") from e
     finally: net.train(training)
 
-def _of_library(library, name, train, **given):
+def _of_library(library, name, train, width, **given):
     "A network of timm or torchvision for a training set"
+    if width != 1:
+        raise InputError(f"{library}/{name} has the channels that {library} gives it, and a width of {width} was asked "
+                         "for: leave it out, or choose a network of the papers")
     channels, *size = train.x.shape[1:]
     wanted = channels if library == "timm" else 3
     mean, std = _statistics(library, name, wanted, given.pop("mean"), given.pop("std"))
@@ -557,7 +583,7 @@ def _of_library(library, name, train, **given):
 def network(
     name: str,                # resnet9, resnet50, vit, vgg11, vgg13 or resnet32; or timm/<name>, torchvision/<name>
     train: Examples,          # what it will be trained on: it takes such pictures and has a logit a class
-    width: float = 1.0,       # factor for the numbers of channels of the papers' networks; others are as they are
+    width: float = 1.0,       # factor for the numbers of channels of the papers' networks; others have none
     seed: int = 0,            # of the initialisation
     pretrained: bool = False, # with the weights that timm or torchvision has for it; the last layer is new
     mean=None,                # of the images it is made for, a number or one a channel; the library's if None
@@ -567,7 +593,7 @@ def network(
     name, it does not take such pictures, or pretrained weights cannot be had."""
     library, _, rest = name.partition("/")
     if rest and library in ("timm", "torchvision"):
-        return _of_library(library, rest, train, pretrained=pretrained, mean=mean, std=std, seed=seed)
+        return _of_library(library, rest, train, width, pretrained=pretrained, mean=mean, std=std, seed=seed)
     choose("network", name, _papers, "timm/<name> or torchvision/<name>")
     if pretrained or mean is not None or std is not None:
         raise InputError(f"{name} has no pretrained weights and its own normalisation: leave out pretrained, mean and "

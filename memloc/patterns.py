@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .basics import InputError
-from .data import Examples, stream
+from .data import Examples, images, stream
 from .files import differences, load_tensors, locked, save_tensors
 from .networks import Normalize, buildable
 from .report import Figure, percent
@@ -123,7 +123,7 @@ def _drawn(train, steps, batch):
     "Yield the images of so many batches, each drawn when it is asked for"
     for _ in range(steps):
         index = torch.randint(len(train), (batch,), device=train.y.device)
-        for _, x, _ in stream(train, index, batch): yield x
+        yield images(train, index)                       # in this process: a batch is too few to start others for
 
 # %% ../nbs/21_patterns.ipynb #41e5173b
 def generate(
@@ -238,7 +238,7 @@ def fit_dcgan(
     where = device()
     using = choose_precision(precision, where)
     train = train.to(where)
-    channels, *size = train.x.shape[1:]
+    channels, *size = train.shape
     both = _Adversaries(tuple(size), channels, width, lr, seed, where)
     ends = np.linspace(0, steps, legs + 1).round().astype(int).tolist()
     path = Path(out) / "dcgan.safetensors"

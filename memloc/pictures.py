@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['suffixes', 'parts', 'ways', 'worth_keeping', 'readable', 'is_hidden', 'printable', 'find_pictures', 'Row', 'some',
-           'folder_rows', 'table_rows', 'Header', 'header', 'value_range', 'resized', 'pixels', 'check_size',
-           'common_size', 'decode']
+           'folder_rows', 'table_rows', 'Header', 'header', 'value_range', 'resized', 'pixels', 'pixels_of',
+           'check_size', 'common_size', 'decode']
 
 # %% ../nbs/pictures.ipynb #538a77ef
 import contextlib
@@ -360,10 +360,14 @@ def _picture(file, size, how):
     with _opened(file) as image:
         if size: image.draft(None, (2 * max(size), 2 * max(size)))        # a JPEG need not be decoded in full
         image.load()
-        turn = _turn(image)
-        picture = _on_white(image) if _kind(image) == "bytes" else _values(image)
-        if turn is not None: picture = picture.transpose(turn)
+        picture = _shown(image)
         return _fit(picture, size, how) if size else picture
+
+def _shown(image):
+    "An open picture as a viewer shows it, in L, RGB or F"
+    turn = _turn(image)
+    picture = _on_white(image) if _kind(image) == "bytes" else _values(image)
+    return picture if turn is None else picture.transpose(turn)
 
 # %% ../nbs/pictures.ipynb #b0dc65a3
 def pixels(
@@ -374,7 +378,16 @@ def pixels(
     """A picture as a viewer shows it: upright, on white, its first frame. Numbers of more than 8 bits are divided by
     the end of their `value_range`. `InputError` if the file cannot be read."""
     check_size(size, how)
-    picture = _picture(file, size and (size, size), how)
+    return _as_bytes(_picture(file, size and (size, size), how))
+
+def pixels_of(
+    image: Image.Image,  # a picture that is open
+) -> np.ndarray:         # (C, H, W) uint8
+    "The same of a picture that Pillow has opened, or that somebody has drawn with it."
+    return _as_bytes(_shown(image))
+
+def _as_bytes(picture):
+    "An L, RGB or F picture as (C, H, W) uint8"
     if picture.mode != "F": return np.ascontiguousarray(_channels(picture))
     values = np.asarray(picture)
     return _to_bytes(values, *value_range(float(values.min()), float(values.max())))[None]

@@ -421,7 +421,7 @@ class StudyRemoval(Part):
         section = {}
         for group, lies in (("clean", False), ("noisy", True)):
             mine = removals[removals.noisy == lies], after[after.noisy == lies]
-            section[group] = _summary(*mine, neurons(model), self.max_removed)
+            section[group] = _summary(*mine, neurons(model, lab.train), self.max_removed)
         return section, {"removal": removals, "removal_after": after}
 
 # %% ../nbs/13_removal.ipynb #29458823

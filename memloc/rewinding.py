@@ -24,7 +24,7 @@ from .report import Figure, matrix, percent
 from .runs import Run, memorized_during
 from .studies import Part
 from .style import axes, colors, styled
-from .training import accuracy_by_group, check_open, device, evaluating, forward
+from .training import check_open, device, evaluating, forward, members
 
 # %% ../nbs/11_rewinding.ipynb #db8f1418
 takes = ("weights", "parameters", "all")
@@ -91,19 +91,24 @@ def _states(run, epochs, names, where):
         states[epoch] = {name: state[name].to(where) for name in names}
     return states
 
-def _right(model, names, states, train, batch, precision, progress):
-    "Which examples each hybrid gets right, (layers * epochs, N) bool on the CPU"
+def _right(model, names, states, train, batch, precision, progress, keep):
+    """How many of each group of `members` each hybrid gets right, (layers * epochs, groups), and, if these are to be
+    kept, which examples, (layers * epochs, N) bool; on the CPU"""
     cells = len(names) * len(states)
     passes = -(-len(train) // batch)
     bar = tqdm(total=passes * cells, desc="rewinding", disable=not progress)
     with uncompiled(), closing(Replay(model)) as replay, evaluating(model, precision) as where, bar:
         _same_again(replay, names, train)
-        right = torch.zeros(cells, len(train), dtype=torch.bool, device=where)
+        groups = torch.stack(list(members(train).values())).to(where)                # (groups, N)
+        counts = torch.zeros(cells, len(groups), dtype=torch.long, device=where)
+        which = torch.zeros(cells, len(train) if keep else 0, dtype=torch.bool, device=where)
         for index, x, y in stream(train, batch=batch, device=where):
             for cell, logits in enumerate(_hybrids(replay, names, states, x, index)):
-                right[cell, index] = logits.argmax(1) == y
+                right = logits.argmax(1) == y
+                counts[cell] += (right & groups[:, index]).sum(1)
+                if keep: which[cell, index] = right
                 bar.update()
-    return right.cpu()
+    return counts.cpu(), which.cpu()
 
 # %% ../nbs/11_rewinding.ipynb #6a0b6609
 @torch.inference_mode(False)
@@ -130,11 +135,11 @@ def rewind(
     states = _states(run, run.epochs if epochs is None else epochs, needed, device())
     model.to(device(), memory_format=torch.channels_last)
     model.requires_grad_(False)                          # autocast may keep bf16 copies of weights that could learn
-    right = _right(model, names, states, train, batch, precision, progress)
-    cells = pd.MultiIndex.from_product([names, states], names=["layer", "epoch"]).to_frame(index=False)
-    groups = pd.DataFrame([accuracy_by_group(cell, train) for cell in right], dtype=float)
-    frame = pd.concat([cells, groups], axis=1)
-    if examples: frame["right"] = list(right.numpy())
+    counts, which = _right(model, names, states, train, batch, precision, progress, examples)
+    frame = pd.MultiIndex.from_product([names, states], names=["layer", "epoch"]).to_frame(index=False)
+    for (group, these), right in zip(members(train).items(), counts.T, strict=True):
+        frame[group] = (right.double() / these.sum().cpu()).numpy()
+    if examples: frame["right"] = list(which.numpy())
     return frame
 
 # %% ../nbs/11_rewinding.ipynb #d194fdf8

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from fastcore.meta import delegates
-from torch import nn
+from torch import Tensor, nn
 
 from .anatomy import blocks
 from .basics import InputError, choose
@@ -30,7 +30,7 @@ from .files import write
 from .networks import buildable
 from .report import Figure, matrix, percent
 from .runs import fit
-from .settings import Dropout
+from .settings import Dropout, defaults
 from .studies import Lab, Part, check_noise, conduct, data_name, noisy_data
 from .style import axes, colors, styled
 from .tied_dropout import Tied, dropped, in_mode, mode_accuracy, plot_modes, plot_spread, tie
@@ -50,9 +50,10 @@ def standard_dropout(
     p: float = 0.5,             # probability with which a neuron is silent in a training step
     names: list | None = None,  # blocks, as in `tie`
     seed: int = 0,              # of nothing: the draws are those of torch's generator
+    x: Tensor | None = None,    # a few images, as in `tie`
 ) -> nn.Module:                 # the same network
     "Add dropout of neurons behind the blocks of a network, drawn anew for each example in each step."
-    for name, site in blocks(model).items():
+    for name, site in blocks(model, x).items():
         if names is not None and name not in names: continue
         model.get_submodule(site.module).register_forward_hook(partial(_silence, p, site.dim))
     return model
@@ -71,15 +72,16 @@ def rival_networks(
 ) -> dict:                      # {"standard dropout", "sparse", "narrow": untrained network}, those asked for
     "What example-tied dropout is to be compared with, apart from the plain network (Maini et al. 2023, section 4.2)."
     choose("rival", which, rival_names)
+    x = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
     rivals = {}
     for name in which:
         if name == "standard dropout":
-            rivals[name] = standard_dropout(make(), names=names)
+            rivals[name] = standard_dropout(make(), names=names, x=x)
         elif name == "sparse":
-            rivals[name] = tie(make(), 1, p_gen, p_mem, names, seed)
+            rivals[name] = tie(make(), 1, p_gen, p_mem, names, seed, x)
             rivals[name].mode = "own"
         else:
-            rivals[name] = drop(tie(make(), 1, p_gen, 0., names), shape)
+            rivals[name] = drop(tie(make(), 1, p_gen, 0., names, x=x), shape)
     return rivals
 
 # %% ../nbs/16_rivals.ipynb #7db8833f
@@ -88,7 +90,9 @@ def _measure(name, model, train, test):
     if isinstance(model, Tied) and model.takes_index:
         rows = mode_accuracy(model, train, test).to_dict("records")
     else:
-        rows = [{"mode": name, **accuracy(model, train), "test": test_accuracy(model, test)}]
+        row = {"mode": name, **accuracy(model, train)}
+        if test is not None: row["test"] = test_accuracy(model, test)
+        rows = [row]
     return [{k: None if pd.isna(v) else v for k, v in row.items()} for row in rows]
 
 def _measured(path, name, model, train, test):
@@ -100,7 +104,7 @@ def _measured(path, name, model, train, test):
 def compare_networks(
     models: dict,           # {name: network}, trained in place
     train: Examples,        # to train on
-    test: Examples,         # a test set
+    test: Examples | None,  # a test set, if there is one
     recipe: Recipe,         # how
     out: str | Path,        # folder; each network is a run in a folder of its name
     progress: bool = True,  # show progress bars
@@ -115,6 +119,8 @@ def compare_networks(
     return pd.DataFrame(rows)
 
 # %% ../nbs/16_rivals.ipynb #633e5a24
+_groups = ("clean", "noisy", "test")     # of what accuracy is measured; the last where there is a test set
+
 def pair_name(
     p_gen: float,  # share of neurons that always fire
     p_mem: float,  # probability of owning one of the others
@@ -125,7 +131,7 @@ def pair_name(
 def accuracy_map(
     make,                           # called without arguments, makes a new network
     train: Examples,                # to train on
-    test: Examples,                 # a test set
+    test: Examples | None,          # a test set, if there is one
     recipe: Recipe,                 # how
     out: str | Path,                # folder; each pair is a run in it
     p_gens=(0.1, 0.2, 0.4),         # values of p_gen
@@ -139,13 +145,13 @@ def accuracy_map(
     if not train.noisy.any():
         raise InputError(f"no label of {train.name} is wrong, so there is nothing to forget: add label noise")
     pairs = [(p_gen, p_mem) for p_gen in p_gens for p_mem in p_mems]
-    models = [tie(make(), len(train), *pair, names, seed) for pair in pairs]      # all, so that none is refused later
+    models = [tie(make(), train, *pair, names, seed) for pair in pairs]      # all, so that none is refused later
     rows = []
     for (p_gen, p_mem), model in zip(pairs, models, strict=True):
         found = compare_networks({pair_name(p_gen, p_mem): model}, train, test, recipe, out, progress)
         own, end = found.iloc[0], found.iloc[-1]
         row = {"p_gen": p_gen, "p_mem": p_mem, "own_clean": own.clean, "own_noisy": own.noisy}
-        rows.append(row | end[["clean", "noisy", "test"]].to_dict())
+        rows.append(row | {group: end[group] for group in _groups if group in end})
     return pd.DataFrame(rows)
 
 # %% ../nbs/16_rivals.ipynb #271ea711
@@ -166,15 +172,17 @@ def _draw_map(ax, table, name):
 @styled
 def plot_accuracy_map(
     frame: pd.DataFrame,  # of `accuracy_map`
-    ax=None,              # three axes to draw on
+    ax=None,              # three axes to draw on; two where there was no test set
 ):
-    """Maps of noisy, clean and test accuracy after dropping, p_gen downwards and p_mem to the right. Returns the three
+    """Maps of noisy, clean and test accuracy after dropping, p_gen downwards and p_mem to the right. Returns the
     axes."""
-    three = axes(ax, ncols=3, figsize=(11, .9 + .55 * frame.p_gen.nunique()), sharey=True)
-    for ax, name in zip(three, ("noisy", "clean", "test"), strict=True):
+    names = [name for name in ("noisy", "clean", "test") if name in frame]
+    size = (11 / 3 * len(names), .9 + .55 * frame.p_gen.nunique())
+    grid = axes(ax, ncols=len(names), figsize=size, sharey=True)
+    for ax, name in zip(grid, names, strict=True):
         _draw_map(ax, frame.pivot(index="p_gen", columns="p_mem", values=name).astype(float), name)
-    three[0].set_ylabel("p_gen")
-    return three
+    grid[0].set_ylabel("p_gen")
+    return grid
 
 # %% ../nbs/16_rivals.ipynb #aaa63e80
 def forgotten(
@@ -275,7 +283,7 @@ def rivals(self: DropoutLab) -> list:
 @patch
 def tied(self: DropoutLab) -> Tied:
     "A new network with example-tied dropout, not trained yet."
-    return tie(self.network(), len(self.train), *self.pair, self.names, self.seed)
+    return tie(self.network(), self.train, *self.pair, self.names, self.seed)
 
 @patch
 def compare(self: DropoutLab,
@@ -308,9 +316,20 @@ def opening(self: DropoutLab, results):
     return (f"{results['examples']:,} training examples of {data_name(results)}: {noises}; "
             f"p_gen {results['p_gen']:g}, p_mem {results['p_mem']:g}.")
 
-# %% ../nbs/16_rivals.ipynb #b9e9ad58
-_groups = ("clean", "noisy", "test")
+# %% ../nbs/16_rivals.ipynb #c5feb268
+@patch
+def leave_out_rivals(self: DropoutLab):
+    "Leave out the rivals that cannot be made of the lab's network; `InputError` if somebody has chosen the rivals."
+    chosen = self.settings.rivals != defaults(self.settings)["rivals"]
+    for name in self.rivals:
+        try: rival_networks(self.network, self.train.x.shape[1:], *self.pair, self.names, self.seed, [name])
+        except InputError as e:
+            if chosen: raise
+            self.left_out[f"the rival {name}"] = str(e)
+            others = tuple(rival for rival in self.settings.rivals if rival != name.replace(" ", "-"))
+            self.settings = replace(self.settings, rivals=others)
 
+# %% ../nbs/16_rivals.ipynb #b9e9ad58
 @dataclass(frozen=True)
 class DropoutComparison(Part):
     "The plain network, its rivals, and the tied network in each mode, at each noise."
@@ -328,7 +347,7 @@ class DropoutComparison(Part):
         rivals = rival_networks(lab.network, lab.train.x.shape[1:], *lab.pair, lab.names, lab.seed, lab.rivals)
         return {"plain network": lab.network(), **rivals, pair_name(*lab.pair): lab.tied()}
 
-    def check(self, lab): self.networks(lab)
+    def check(self, lab): lab.leave_out_rivals()
 
     def compute(self, lab):
         section, tables = {}, {}
@@ -339,7 +358,7 @@ class DropoutComparison(Part):
             section[str(noise)] = {row["mode"].replace(" ", "_"): _accuracies(row) for row in table.to_dict("records")}
         return section, tables
 
-def _accuracies(row): return {k: row[k] for k in _groups if pd.notna(row[k])}
+def _accuracies(row): return {k: row[k] for k in _groups if pd.notna(row.get(k))}
 
 # %% ../nbs/16_rivals.ipynb #d1abb3d5
 def _left(found):
@@ -355,16 +374,22 @@ def say(self: DropoutComparison, section, results):
         also = " and its batch norms recalibrated" if "dropped_recalibrated" in found else ""
         yield (f"{_wrong_labels(float(noise))}: the plain network gives {percent(plain['noisy'])} of them as it was "
                f"told, and the tied one, in mode own, {percent(own['noisy'])}. With its memorization neurons "
-               f"dropped{also} it gives {percent(end['noisy'])} of them and {percent(end['clean'])} of the right ones, "
-               f"and gets {percent(end['test'])} of the test pictures right; the plain network gets "
-               f"{percent(plain['test'])}.")
+               f"dropped{also} it gives {percent(end['noisy'])} of them and {percent(end['clean'])} of the right ones"
+               f"{_on_test(plain, end)}.")
+
+def _on_test(plain, end):
+    "The end of a sentence, if there is a test set"
+    if "test" not in end: return ""
+    return (f", and gets {percent(end['test'])} of the test pictures right; the plain network gets "
+            f"{percent(plain['test'])}")
 
 @patch
 def findings(self: DropoutComparison, section, tables):
     first, *others = section
     found = section[first]
-    end = {f"dropped_{group}": _left(found)[group] for group in _groups}
+    end = {f"dropped_{group}": value for group, value in _left(found).items()}
     told = {"plain_noisy": found["plain_network"]["noisy"], "own_noisy": found["own"]["noisy"]}
+    if "test" not in _left(found): return told | end
     gains = {f"test_gain_{noise}": _gain(section[noise]) for noise in others}
     return told | end | {"test_gain": _gain(found)} | gains
 
@@ -442,14 +467,14 @@ class DropoutMap(Part):
         if not p_gens or not p_mems or len(set(p_gens)) < len(p_gens) or len(set(p_mems)) < len(p_mems):
             raise InputError("give each p_gen and each p_mem of the map once, and at least one of each, "
                              "or leave the map out with --parts")
-        for p_gen in p_gens: tie(lab.network(), 1, p_gen, p_mems[0], lab.names)
-        for p_mem in p_mems: tie(lab.network(), 1, p_gens[0], p_mem, lab.names)
+        for p_gen in p_gens: tie(lab.network(), lab.train, p_gen, p_mems[0], lab.names)
+        for p_mem in p_mems: tie(lab.network(), lab.train, p_gens[0], p_mem, lab.names)
 
     def compute(self, lab):
         asked = lab.settings
         table = accuracy_map(lab.network, lab.train, lab.test, lab.recipe, lab.folder, asked.map_p_gen, asked.map_p_mem,
                              lab.names, lab.seed, lab.progress)
-        maps = {k: table.pivot(index="p_gen", columns="p_mem", values=k) for k in _groups}
+        maps = {k: table.pivot(index="p_gen", columns="p_mem", values=k) for k in _groups if k in table}
         along = {"p_gen": maps["clean"].index.tolist(), "p_mem": maps["clean"].columns.tolist()}
         return {"noise": lab.noise, **along, **{k: matrix(each) for k, each in maps.items()}}, {"map": table}
 
@@ -457,19 +482,24 @@ class DropoutMap(Part):
 def _cells(section):
     "A row a pair of the map: p_gen, p_mem, clean, noisy, test"
     pairs = pd.MultiIndex.from_product([section["p_gen"], section["p_mem"]], names=["p_gen", "p_mem"])
-    return pairs.to_frame(index=False).assign(**{k: np.ravel(section[k]) for k in _groups})
+    return pairs.to_frame(index=False).assign(**{k: np.ravel(section[k]) for k in _groups if k in section})
+
+def _pair(cell): return f"p_gen {cell.p_gen:g} and p_mem {cell.p_mem:g}"
+
+def _right(cell):
+    "What a network of the map gets right after dropping, in words"
+    if "test" in cell: return f"gets {percent(cell.test)} of the test pictures right"
+    return f"gives {percent(cell.clean)} of the right labels"
 
 @patch
 def say(self: DropoutMap, section, results):
     cells = _cells(section)
-    best = cells.loc[cells.test.idxmax()]
-    fewest = cells.sort_values(["noisy", "test"], ascending=[True, False]).iloc[0]
-    yield (f"{_wrong_labels(section['noise'])}: of the map's {len(cells)} networks, the one with p_gen "
-           f"{best.p_gen:g} and p_mem {best.p_mem:g} is best on the test set after dropping: it gets "
-           f"{percent(best.test)} of it right, and still gives {percent(best.noisy)} of the wrong labels. The one with "
-           f"p_gen {fewest.p_gen:g} and p_mem {fewest.p_mem:g} gives the fewest, {percent(fewest.noisy)}, and gets "
-           f"{percent(fewest.test)} right.")
-
+    measure = "test" if "test" in cells else "clean"
+    best = cells.loc[cells[measure].idxmax()]
+    fewest = cells.sort_values(["noisy", measure], ascending=[True, False]).iloc[0]
+    yield (f"{_wrong_labels(section['noise'])}: of the map's {len(cells)} networks, the one with {_pair(best)} does "
+           f"best after dropping: it {_right(best)}, and still gives {percent(best.noisy)} of the wrong labels. The one "
+           f"with {_pair(fewest)} gives the fewest, {percent(fewest.noisy)}, and {_right(fewest)}.")
 
 def _map_figure(ax):
     caption = (
@@ -483,7 +513,8 @@ def figures(self: DropoutMap, lab, section, tables): yield _map_figure(plot_accu
 
 @patch
 def over_seeds(self: DropoutMap, frames):
-    medians = frames["map"].groupby(["p_gen", "p_mem"])[list(_groups)].median()
+    groups = [group for group in _groups if group in frames["map"]]
+    medians = frames["map"].groupby(["p_gen", "p_mem"])[groups].median()
     yield _map_figure(plot_accuracy_map(medians.reset_index()))
 
 # %% ../nbs/16_rivals.ipynb #ab4787bf

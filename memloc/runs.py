@@ -13,11 +13,12 @@ import os
 import re
 import time
 import warnings
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -29,9 +30,10 @@ from tqdm.auto import tqdm
 
 from . import __version__
 from .basics import InputError
-from .data import Examples, stream
+from .data import Examples, check_examples, stream
 from .files import differences, load_tensors, locked, save_tensors, write
 from .networks import build, foreign
+from .pictures import some
 from .style import axes, colors, styled
 from memloc.training import (
     Diverged,
@@ -157,6 +159,7 @@ def check(self: Run,
     train: Examples,   # that is said to be the run's training set
 ):
     "`InputError` if the run was trained on anything else."
+    check_examples(train)
     was = self.about["data"]
     if train.fingerprint != was["fingerprint"]:
         raise InputError(f"these {len(train)} examples of {train.name} are not the training set of {self}, "
@@ -180,101 +183,64 @@ def _dicts(found, place=()):
         if isinstance(part, Mapping): yield from _dicts(part, (*place, str(key)))
 
 # %% ../nbs/04_runs.ipynb #fa7e1c4c
-def _beginnings(name):
-    "Yield (beginning, rest) for each way to cut a dotted name in two; the first beginning is empty"
-    parts = name.split(".")
-    for i in range(len(parts)): yield ".".join(parts[:i]), ".".join(parts[i:])
+def _common(names):
+    "With what all these dotted names begin, but for their last words; it ends with a dot, or is empty"
+    return "".join(f"{word}." for word in os.path.commonprefix([name.split(".")[:-1] for name in names]))
 
-def _behind(names, beginning):
-    "{rest: name} of the names that begin in this way"
-    if not beginning: return {name: name for name in names}
-    return {name.removeprefix(f"{beginning}."): name for name in names if name.startswith(f"{beginning}.")}
-
-def _prefixes(own, parameters, given):
-    """Pairs of beginnings, of the network's names and of those given, behind which all its parameters are found; the
-    pair behind which most are if there is none"""
-    common = os.path.commonprefix([name.split(".")[:-1] for name in parameters])
-    rests = defaultdict(list)
+def _beginnings(given, rests):
+    "What stands before all of `rests` in the names that are given, wherever that is so; else what does before most"
+    votes = Counter({"": 0})
     for name in given:
-        for beginning, rest in _beginnings(name): rests[rest].append(beginning)
-    votes = Counter({("", ""): 0})
-    for i in range(len(common) + 1):
-        mine = ".".join(common[:i])
-        for rest, name in _behind(own, mine).items():
-            if name in parameters: votes.update((mine, theirs) for theirs in rests[rest])
-    whole = [pair for pair, count in votes.items() if count == len(parameters)]
-    return whole or [votes.most_common(1)[0][0]]
+        words = name.split(".")
+        for i in range(len(words)):
+            if ".".join(words[i:]) in rests: votes["".join(f"{word}." for word in words[:i])] += 1
+    return [begin for begin, count in votes.items() if count == len(rests)] or [votes.most_common(1)[0][0]]
 
 # %% ../nbs/04_runs.ipynb #81adc8f1
-@dataclass
-class _Fit:
-    "How the tensors at one place of a checkpoint fit a network"
+class _Fit(NamedTuple):
+    "How the tensors behind one beginning fit a network"
     place: str
     tensors: dict      # {the network's name: tensor}
-    lacks: list        # names that only the network has
-    more: list         # names that only the checkpoint has
-    shapes: list       # sentences on those of other shapes
+    troubles: list     # words for what does not fit
 
-    @property
-    def troubles(self): return len(self.lacks) + len(self.more) + len(self.shapes)
-
-def _fit(own, given, mine, theirs, place):
-    "How what is given behind `theirs` fits what the network has behind `mine`; buffers in front of that stay its own"
-    wanted, found = _behind(own, mine), _behind(given, theirs)
-    tensors = {name: given[found[rest]] for rest, name in wanted.items() if rest in found}
-    lacks = [name for rest, name in wanted.items() if rest not in found and not _is_count(name)]
-    more = [name for rest, name in found.items() if rest not in wanted and not _is_count(name)]
+def _fit(own, mine, given, theirs, place):
+    "How what is behind `theirs` in a checkpoint fits what is behind `mine` in a network"
+    there = {name: theirs + name.removeprefix(mine) for name in own if name.startswith(mine)}
+    if theirs.endswith(mine): there |= {name: theirs.removesuffix(mine) + name for name in own}      # its other buffers
+    tensors = {name: given[key] for name, key in there.items() if key in given}
+    lacks = [name for name in own if name.startswith(mine) and name not in tensors and not _is_count(name)]
+    known = set(there.values())
+    more = [key for key in given if key.startswith(theirs) and key not in known and not _is_count(key)]
     shapes = []
     for name, tensor in tensors.items():
-        if not is_lazy(own[name]) and tensor.shape != own[name].shape:
-            shapes.append(f"{name} is {tuple(tensor.shape)} and not {tuple(own[name].shape)}")
-    return _Fit(" ".join([*place, theirs]).strip(), tensors, lacks, more, shapes)
-
-# %% ../nbs/04_runs.ipynb #b14ebabc
-def _some(names):
-    "The first names of a list, and how many more there are"
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more
-
-def _refusal(network, source, fits):
-    "Why nothing in a checkpoint fits a network, from what comes nearest"
-    if not fits: return InputError(f"{source} holds no tensors: give a state dict, as network.state_dict() is")
-    fit = min(fits, key=lambda fit: (fit.troubles - len(fit.tensors)))
-    troubles = []
-    if fit.lacks: troubles.append(f"it lacks {_some(fit.lacks)}")
-    if fit.more: troubles.append(f"the network lacks {_some(fit.more)}")
-    if fit.shapes: troubles.append(_some(fit.shapes))
-    return InputError(f"{source} does not fit {type(network).__name__} ({'; '.join(troubles)}): give a network that is "
-                      "made as the one was that left it")
+        if is_lazy(own[name]) or tensor.shape == own[name].shape: continue
+        shapes.append(f"{name} is {tuple(tensor.shape)} and not {tuple(own[name].shape)}")
+    listed = {"it lacks ": lacks, "the network lacks ": [key.removeprefix(theirs) for key in more], "": shapes}
+    troubles = [words + some(found) for words, found in listed.items() if found]
+    return _Fit(" ".join([*place, theirs.rstrip(".")]).strip(), tensors, troubles)
 
 # %% ../nbs/04_runs.ipynb #07ed7747
-def _different(fits):
-    "Those that take other tensors than the rest, and not just some of what another takes"
-    by_tensors = {frozenset(map(id, fit.tensors.values())): fit for fit in fits}
-    return [fit for taken, fit in by_tensors.items() if not any(taken < more for more in by_tensors)]
-
-def _fits_as_it_is(own, found):
-    "Whether a checkpoint has the network's names and shapes and nothing else"
-    if own.keys() != found.keys(): return False
-    return all(isinstance(t, Tensor) and (is_lazy(own[k]) or own[k].shape == t.shape) for k, t in found.items())
-
 def _fitted(network, found, source):
     "{name: tensor} of what a checkpoint holds for a network, by the network's names; `InputError` if it does not fit"
-    state = {name: tensor for name, tensor in network.state_dict().items() if isinstance(tensor, Tensor)}
     if not isinstance(found, Mapping):
         raise InputError(f"{source} holds a {type(found).__name__} and not a state dict: give network.state_dict()")
-    if _fits_as_it_is(state, found): return found
+    state = {name: tensor for name, tensor in network.state_dict().items() if isinstance(tensor, Tensor)}
     own = {_unwrapped(name): tensor for name, tensor in state.items()}
-    parameters = {_unwrapped(name) for name, _ in network.named_parameters()}
-    fits = []
-    for place, given in _dicts(found):
-        for mine, theirs in _prefixes(own, parameters, given): fits.append(_fit(own, given, mine, theirs, place))
-    whole = _different([fit for fit in fits if not fit.troubles])
-    if not whole: raise _refusal(network, source, fits)
+    parameters = [_unwrapped(name) for name, _ in network.named_parameters()]
+    mine = _common(parameters)
+    rests = {name.removeprefix(mine) for name in parameters}
+    fits = [_fit(own, mine, given, theirs, place)
+            for place, given in _dicts(found) for theirs in _beginnings(given, rests)]
+    if not fits: raise InputError(f"{source} holds no tensors: give a state dict, as network.state_dict() is")
+    whole = [fit for fit in fits if not fit.troubles]
+    if not whole:
+        nearest = max(fits, key=lambda fit: len(fit.tensors))
+        raise InputError(f"{source} does not fit {type(network).__name__} ({'; '.join(nearest.troubles)}): give a "
+                         "network that is made as the one was that left it")
     if len(whole) > 1:
-        places = ", ".join(fit.place or "the outermost" for fit in whole)
-        raise InputError(f"{source} holds {len(whole)} states that fit {type(network).__name__} ({places}): give that "
-                         "which is meant, {epoch: state dict}")
+        raise InputError(f"{source} holds {len(whole)} states that fit {type(network).__name__} "
+                         f"({', '.join(fit.place or 'the outermost' for fit in whole)}): give that which is meant, "
+                         "{epoch: state dict}")
     return {name: whole[0].tensors.get(_unwrapped(name), tensor) for name, tensor in state.items()}
 
 # %% ../nbs/04_runs.ipynb #89b2a030
@@ -458,7 +424,7 @@ def fit(
     with unnoticed(model):
         check_own(model.train(), train)
         if test is not None: check_own(model.eval(), test)
-    where = device()
+    where = device()                           # images that are not in memory stay where they are, and are read ahead
     train = train.to(where)
     if test is not None: test = test.to(where)
     check_trainable(model.to(where), train)
@@ -546,7 +512,7 @@ def _numbered(paths):
     names = [str(path.relative_to(root).with_suffix("")) for path in paths]
     epochs = _by_epoch(names) or _by_difference(names)
     if epochs is None:
-        raise InputError(f"the names {_some(names)} do not say which epoch each is of: "
+        raise InputError(f"the names {some(names)} do not say which epoch each is of: "
                          "give {epoch: path}, or a pattern for those that do, such as 'epoch_*.pt'")
     found = {}
     for epoch, path in zip(epochs, paths, strict=True):
@@ -636,7 +602,7 @@ class _Given(Run):
     def about(self): return {"data": _data(self.train)}
 
     def check(self, train):
-        if train is not self.train: super().check(train)
+        if train is not self.train: super().check(train)       # which would read it
 
     @property
     def history(self): return self._measured.copy()
@@ -695,8 +661,7 @@ def of(cls: Run,
     network knows no more than chance."""
     if not isinstance(network, nn.Module):
         raise InputError(f"a {type(network).__name__} was given for the network: give the nn.Module that was trained")
-    if not isinstance(train, Examples):
-        raise InputError(f"a {type(train).__name__} was given for the training set: give Examples, as `load` does")
+    check_examples(train)
     found = _collected(checkpoints)
     _check_apart({epoch: state for epoch, state in found.items() if isinstance(state, Mapping)})
     run = _Given(network, found, train, test)

@@ -18,7 +18,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .anatomy import DryRun, Site, batch_norms, check_sites, dry_run, find_blocks, hooked
+from .anatomy import Site, Unseen, batch_norms, check_sites, find_blocks, hooked
 from .basics import InputError, choose
 from .data import Examples, stream
 from .files import differences
@@ -182,13 +182,14 @@ def _put_gates(self: Tied, found):
 # %% ../nbs/14_tied_dropout.ipynb #acd7cdcf
 @patch
 def look(self: Tied,
-    x: Tensor | Examples | DryRun | None = None,  # images, (B, C, H, W), or examples; random images if None
+    x: Tensor | Examples | None = None,  # images, (B, C, H, W), or examples; random images if None
 ):
     "Find out where the gates go by a dry run, unless that is known; without images, if random ones tell."
     if self.sites is not None: return
     if isinstance(self.names, dict): return self._put_gates(_by_hand(self.network, self.names))
-    run = dry_run(self.network, x)
-    if run is not None: self._put_gates(find_blocks(self.network, run))
+    try: found = find_blocks(self.network, x)
+    except Unseen: return                                          # until there are images
+    self._put_gates(found)
 
 def _by_hand(network, sites):
     "{block: Site} that somebody has said by hand"

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['precisions', 'augmentations', 'presets', 'Recipe', 'Preset', 'preset', 'device', 'choose_precision', 'autocast',
            'number_type', 'network_precision', 'bare', 'check_open', 'evaluating', 'augmented', 'forward',
-           'training_precision', 'check_own', 'predict', 'accuracy_by_group', 'accuracy', 'test_accuracy', 'Observer',
-           'unnoticed', 'check_classes', 'check_trainable', 'Diverged', 'train_epoch']
+           'training_precision', 'check_own', 'predict', 'members', 'accuracy_by_group', 'accuracy', 'test_accuracy',
+           'Observer', 'unnoticed', 'check_classes', 'check_trainable', 'Diverged', 'train_epoch']
 
 # %% ../nbs/03_training.ipynb #d4f55c3b
 import contextlib
@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from .anatomy import as_logits, hooked
 from .basics import InputError, choose
-from .data import Examples, stream
+from .data import Examples, check_examples, stream
 
 # %% ../nbs/03_training.ipynb #6bd12964
 precisions = ("auto", "bf16", "fp32")
@@ -279,7 +279,9 @@ def check_own(
     model: nn.Module,    # any network, in the mode in which it will be used
     examples: Examples,  # that will be given to it
 ):
-    "`InputError` if a network that ties neurons to examples would take these for its own, and they are not as many."
+    """`InputError` if a network that ties neurons to examples would take these for its own, and they are not as many;
+    or if they are no `Examples`."""
+    check_examples(examples)
     if not getattr(model, "takes_index", False) or model.mode != "own": return
     if model.examples != len(examples):
         raise InputError(f"the network is tied to {model.examples} examples, and {len(examples)} were given to it in "
@@ -301,16 +303,19 @@ def predict(
         return torch.cat([forward(model, x, index).float() for index, x, _ in passes])
 
 # %% ../nbs/03_training.ipynb #be36f815
+def members(
+    examples: Examples,  # N of them
+) -> dict:               # {"clean", "noisy"} where truth is known, else {"all"}: which examples these are, (N,) bool
+    "The groups whose accuracies are measured apart."
+    if examples.y_true is None: return {"all": torch.ones_like(examples.y, dtype=torch.bool)}
+    return {"clean": ~examples.noisy, "noisy": examples.noisy}
+
 def accuracy_by_group(
     right: Tensor,       # which examples are answered right, (N,) bool
     examples: Examples,  # all N of them
-) -> dict:               # {"clean", "noisy"} where truth is known, else {"all"}; None for a group without examples
-    "Fractions of right answers, in [0, 1], among the clean and among the noisy examples."
-    if examples.y_true is None:
-        groups = {"all": right}
-    else:
-        noisy = examples.noisy.to(right.device)
-        groups = {"clean": right[~noisy], "noisy": right[noisy]}
+) -> dict:               # {group: accuracy in [0, 1]} for `members`; None for a group without examples
+    "Fractions of right answers among the clean and among the noisy examples."
+    groups = {name: right[these.to(right.device)] for name, these in members(examples).items()}
     return {name: group.double().mean().item() if len(group) else None for name, group in groups.items()}
 
 def accuracy(

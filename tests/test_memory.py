@@ -1,0 +1,103 @@
+"""How much memory pictures take that are not in memory: tying, training, recalibration, suspects and rewinding of many
+must take hardly more than of few. MEMLOC_MEMORY=200000 tries so many of 3 x 64 x 64 too, which takes a quarter of an
+hour. Memory is what a process and those that it started hold together, pages that they share counted for each."""
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from memloc.auditing import suspects
+from memloc.data import Examples, add_label_noise
+from memloc.rewinding import rewind
+from memloc.runs import fit
+from memloc.tied_dropout import in_mode, recalibrate, tie
+from memloc.training import Recipe
+
+
+class Bars(Dataset):
+    "A bright bar on noise, at one of ten places, made whenever it is asked for"
+    def __init__(self, n, size):
+        self.n = n
+        self.size = size
+        self.noise = np.random.default_rng(0).integers(0, 160, 4096 + 3 * size**2, dtype=np.uint8)
+
+    def __len__(self): return self.n
+
+    def __getitem__(self, i):
+        noise = self.noise[i % 4096:][:3 * self.size**2]
+        image = noise.reshape(3, self.size, self.size).copy()
+        label = i % 10
+        left = label * self.size // 10
+        image[:, :, left:left + max(1, self.size // 10)] += 90
+        return image, label
+
+
+def narrow():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 16, 4, stride=4), nn.BatchNorm2d(16), nn.ReLU(),
+                         nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.BatchNorm2d(32), nn.ReLU(),
+                         nn.AdaptiveAvgPool2d((1, 8)), nn.Flatten(), nn.Linear(256, 10))
+
+
+def work(n, size, folder):
+    "All that is to be measured"
+    torch.set_num_threads(1)
+    train = add_label_noise(Examples.of(Bars(n, size), workers=2, progress=False), .1)
+    tied = tie(narrow(), train)
+    run = fit(tied, train, None, Recipe(epochs=1, batch=500, peak=0), folder, progress=False)
+    recalibrate(in_mode(tied, "dropped"), train)
+    assert len(suspects(tied, train)) == n
+    assert len(rewind(run, train, epochs=[0, 1], progress=False)) == 2 * 3
+
+
+def held(pid):
+    "Bytes that a process and those that it started hold"
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0                                                   # it has ended meanwhile
+    return pages * os.sysconf("SC_PAGE_SIZE") + sum(map(held, children))
+
+
+def peak(n, size):
+    "The most that is held while so many pictures of this size are worked on, in MB"
+    with tempfile.TemporaryDirectory() as folder:
+        process = subprocess.Popen([sys.executable, __file__, str(n), str(size), folder])
+        most = 0
+        while process.poll() is None:
+            most = max(most, held(process.pid))
+            time.sleep(.01)
+    assert process.returncode == 0
+    return most / 1e6
+
+
+no_proc = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+
+
+@no_proc
+def test_many_take_no_more_than_few():
+    few = peak(2_000, 16)
+    many = peak(40_000, 16)
+    print(f"2,000 pictures: {few:.0f} MB; 40,000: {many:.0f} MB")
+    assert many - few < 150
+
+
+@no_proc
+@pytest.mark.skipif("MEMLOC_MEMORY" not in os.environ, reason="asked for by MEMLOC_MEMORY")
+def test_very_many():
+    n = int(os.environ["MEMLOC_MEMORY"])
+    most = peak(n, 64)
+    print(f"{n} pictures of 3 x 64 x 64: {most:.0f} MB")
+    assert most < 2500
+
+
+if __name__ == "__main__": work(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
