@@ -38,6 +38,10 @@ def _outputs(module):
     if isinstance(module, nn.Linear): return module.out_features
     return None
 
+def _sources(module):
+    "The convolutions and linear layers in a module, or the one that it is"
+    return [m for m in module.modules() if _outputs(m)]
+
 def _channels(norm):
     "How many channels or features a norm normalises"
     if isinstance(norm, nn.GroupNorm): return norm.num_channels
@@ -61,18 +65,26 @@ def _follows(name, module, before, source):
     return _channels(module) == _outputs(source)
 
 # %% ../nbs/02_anatomy.ipynb #a329cb35
+def _own(path, module):
+    "Names of the parameters that a module has itself, with those from which its weights are computed (weight norm)"
+    if ".parametrizations" in f".{path}": return []              # they belong to the module around them
+    names = [name for name, _ in module.named_parameters(path, recurse=False)]
+    computed = getattr(module, "parametrizations", nn.Module())
+    return names + [name for name, _ in computed.named_parameters(f"{path}.parametrizations".lstrip("."))]
+
 def _groups(model):
-    "Names of the modules of each layer: [[module, its norm if it has one], ...]"
+    "The modules of each layer, [{path: names of its parameters}, ...]: one, and its norm if it has one"
     groups = []
-    last = None                                              # (name, module) that may still get its norm
-    for name, module in model.named_modules():
-        if next(module.parameters(recurse=False), None) is None: continue
-        if last and _follows(name, module, *last):
-            groups[-1].append(name)
+    last = None                                                  # (path, module) that may still get its norm
+    for path, module in model.named_modules():
+        names = _own(path, module)
+        if not names: continue
+        if last and _follows(path, module, *last):
+            groups[-1][path] = names
             last = None
         else:
-            groups.append([name])
-            last = name, module
+            groups.append({path: names})
+            last = path, module
     return groups
 
 # %% ../nbs/02_anatomy.ipynb #2c8760d1
@@ -89,17 +101,6 @@ def _shortest(group, names, others):
     if path == "" or not alone(path): return group[0] or names[0]
     while "." in path and alone(_parent(path)): path = _parent(path)
     return path
-
-def _refuse_shared(model, found):
-    "`InputError` if two layers have a parameter in common"
-    owner = {}
-    for layer, names in found.items():
-        for name in names:
-            other = owner.setdefault(id(model.get_parameter(name)), layer)
-            if other != layer:
-                raise InputError(
-                    f"the layers {other} and {layer} share weights ({name}), so neither can be treated alone: "
-                    "untie them first")
 
 # %% ../nbs/02_anatomy.ipynb #b7f363d6
 _several = (nn.DataParallel, nn.parallel.DistributedDataParallel)
@@ -121,13 +122,22 @@ def check_open(
                      "from outside: give the network that it was made from")
 
 # %% ../nbs/02_anatomy.ipynb #d4be109f
-def _own_parameters(model, group):
-    "Names of the parameters that the modules of `group` have themselves"
-    names = []
-    for path in group:
-        for name, _ in model.get_submodule(path).named_parameters(recurse=False):
-            names.append(f"{path}.{name}" if path else name)
-    return names
+def _named_groups(model):
+    "{layer: its modules, {path: names of its parameters}}; `InputError` if two layers have a parameter in common"
+    groups = _groups(model)
+    names_of = [[name for names in group.values() for name in names] for group in groups]
+    found = {}
+    owner = {}
+    for group, names in zip(groups, names_of, strict=True):
+        others = [name for other in names_of if other is not names for name in other]
+        layer = _shortest(list(group), names, others)
+        found[layer] = group
+        for name in names:
+            other = owner.setdefault(id(model.get_parameter(name)), layer)
+            if other != layer:
+                raise InputError(f"the layers {other} and {layer} share weights ({name}), so neither can be treated "
+                                 "alone: untie them first")
+    return found
 
 def layers(
     model: nn.Module,  # any network
@@ -135,15 +145,9 @@ def layers(
     """The layers of a network: every convolution with its normalisation, every linear layer, and what else has
     parameters. `InputError` if there are none, if two of them share weights, and for TorchScript."""
     check_open(model)
-    groups = _groups(model)
-    owned = [_own_parameters(model, group) for group in groups]
-    found = {}
-    for group, names in zip(groups, owned, strict=True):
-        others = [name for other in owned if other is not names for name in other]
-        found[_shortest(group, names, others)] = names
+    found = _named_groups(model)
     if not found: raise InputError(f"{type(model).__name__} has no parameters, so it has no layers")
-    _refuse_shared(model, found)
-    return found
+    return {layer: [name for names in group.values() for name in names] for layer, group in found.items()}
 
 # %% ../nbs/02_anatomy.ipynb #8b86a9d2
 def chosen_layers(
@@ -313,6 +317,7 @@ class DryRun:
         self.logits, self.calls = self._pass(x, training=False)
         self.of = {}                                             # {module: its calls}
         for call in self.calls: self.of.setdefault(call.module, []).append(call)
+        self.layered = dict.fromkeys(filter(_sources, self.of))  # modules with layers, the outer before the inner
         self.made = {call.place: call.module for call in self.calls if _outputs(call.module)}
         self.behind = _behind([self.logits.grad_fn], mixed=True)
         self.answers = {self.made[place] for place in _behind([self.logits.grad_fn]) if place in self.made}
@@ -434,7 +439,7 @@ def followers(self: DryRun,
 # %% ../nbs/02_anatomy.ipynb #6e5712f8
 def _layer_of(model):
     "{path of a module with parameters: the layer that it is part of}"
-    return {_parent(name): layer for layer, names in layers(model).items() for name in names}
+    return {path: layer for layer, group in _named_groups(model).items() for path in group}
 
 def _listed(reasons):
     "{name: Site or reason} as part of a sentence: the reasons alone; empty if there are none"
@@ -462,23 +467,19 @@ def neurons(
 # %% ../nbs/02_anatomy.ipynb #a520581f
 _activations = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Tanh)
 
-def _sources(module):
-    "The convolutions and linear layers in a module"
-    return [m for m in module.modules() if _outputs(m)]
-
 def _is_sum(place):
     "Whether a step of the graph adds tensors that all follow from the pictures"
     return len(_before(place)) > 1 and not _mixes(place) and _adding.match(place.name()) is not None
 
 @patch
 def does(self: DryRun,
-    module: nn.Module,   # of the network, called or not
+    module: nn.Module,   # of the network, which is called
 ) -> str | None:
     "adds or weighs, if that is what a module does with what its parts say; None for others, and what has the answer."
-    if module not in self.of or not self.answers.isdisjoint(module.modules()): return None
+    if not self.answers.isdisjoint(module.modules()): return None
     call = self.of[module][0]
     inside = self.calls[call.number + 1:call.end]
-    stops = {*call.reads, *(part.place for part in inside if _sources(part.module))}
+    stops = {*call.reads, *(part.place for part in inside if part.module in self.layered)}
     found = _behind([call.place], stops)
     itself = found - stops
     if any(map(_is_sum, itself)): return "adds"
@@ -486,11 +487,6 @@ def does(self: DryRun,
     return "weighs" if products and found & set(call.reads) else None
 
 # %% ../nbs/02_anatomy.ipynb #b2e43b6e
-def _around(path):
-    "Paths of the modules around the one at `path`, from the outside to the inside; the network itself is ''"
-    names = path.split(".")
-    return [".".join(names[:depth]) for depth in range(len(names))]
-
 @patch
 def end(self: DryRun,
     layer: nn.Module,    # a hidden convolution or linear layer
@@ -504,18 +500,19 @@ def end(self: DryRun,
 @patch
 def pieces(self: DryRun) -> dict:  # {block: Site, or the reason why it cannot be gated}
     "The modules that add, each with all that is in it, and the layers outside of them."
+    around = {}                                              # {layer: the outermost module that does something to it}
+    for module in self.layered:
+        if not self.does(module): continue
+        for layer in _sources(module): around.setdefault(layer, module)
     layer_of = _layer_of(self.model)
     found = {}
     for layer in self.hidden:
-        path = self.names[layer]
-        around = [self.model.get_submodule(outer) for outer in reversed(_around(path))]
-        does = {self.does(module): module for module in around}                  # the outermost one of each kind
-        if "adds" in does:
-            inside = _sources(does["adds"])
+        if layer not in around:
+            found[layer_of[self.names[layer]]] = self.site(self.end(layer), layer)
+        elif self.does(around[layer]) == "adds":
+            inside = _sources(around[layer])
             convolutions = [module for module in inside if isinstance(module, _convs)]
-            found[self.names[does["adds"]]] = self.site(does["adds"], (convolutions or inside)[-1])
-        elif "weighs" not in does:
-            found[layer_of[path]] = self.site(self.end(layer), layer)
+            found[self.names[around[layer]]] = self.site(around[layer], (convolutions or inside)[-1])
     return found
 
 # %% ../nbs/02_anatomy.ipynb #f34a7cba

@@ -696,7 +696,7 @@ class _Source:
         for i, place in enumerate(places.tolist()): x[i] = self.checked(place)
         return x
 
-# %% ../nbs/00_data.ipynb #17b527a2
+# %% ../nbs/00_data.ipynb #dd47843b
 @patch
 def one(self: _Source, place):
     "The image of an item, (C, H, W) uint8 or float32"
@@ -713,10 +713,10 @@ def checked(self: _Source, place):
                          "same in the dataset's transform (Resize, CenterCrop)")
     if x.dtype != self.dtype:
         raise InputError(f"{what} has an image of {x.dtype}, and others have {self.dtype}: make them the same")
-    if x.is_floating_point(): _check_range(x, f"the numbers in the image of {what}")
+    if x.is_floating_point(): _check_range(x, f"the pixels of {what}")
     return x
 
-# %% ../nbs/00_data.ipynb #7e89e2f6
+# %% ../nbs/00_data.ipynb #926d37dc
 class _Quiet:
     "A function as a dataset; None where it fails"
     def __init__(self, f): self.f = f
@@ -744,7 +744,7 @@ def _answers(
     except InputError: raise
     except Exception as e:
         reason = str(e).splitlines()[0]
-        raise InputError(f"the processes that read pictures have ended ({reason}): read them in this one, "
+        raise InputError(f"images cannot be read by other processes ({reason}): read them in this one, "
                          "Examples.of(..., workers=0)") from e
 
 # %% ../nbs/00_data.ipynb #8e3858ac
@@ -845,13 +845,14 @@ def _class_names(dataset, key):
     names = getattr(dataset, "classes", None)
     return list(map(str, names)) if isinstance(names, (list, tuple)) else None
 
-# %% ../nbs/00_data.ipynb #a6b092fa
+# %% ../nbs/00_data.ipynb #f4e29505
 def _all_labels(source, looked_at, workers, progress):
     "The labels of all items of a source, a list"
     known = _kept(source.dataset, partial(_labels_beside, source.label))
     if known is not None and [known[i] for i in looked_at] == source.labels(looked_at): return known
     pieces = np.array_split(np.arange(len(source.dataset)), -(-len(source.dataset) // 64))
-    read = tqdm(_answers(source.labels, pieces, workers), "reading labels", len(pieces), disable=not progress)
+    read = _answers(source.labels, pieces, workers)
+    read = tqdm(read, "reading labels", len(pieces), delay=1, disable=not progress)
     return [label for part in read for label in part]
 
 def _check_dataset(dataset):
@@ -873,18 +874,18 @@ def _check_dataset(dataset):
         raise InputError(f"a {kind} does not say how many items it has: give a dataset with __len__") from e
     raise InputError(f"this {kind} has no items: give one with at least one image")
 
-# %% ../nbs/00_data.ipynb #c97f9884
+# %% ../nbs/00_data.ipynb #df74c705
 def _opened(dataset, name, columns, labelled):
     "The source of a dataset's images, and which of its items have been looked at, (up to 16,)"
     source = _Source(dataset, name, None, None)
     with _reading(f"item 0 of {name}"): source.image, source.label = _where(dataset[0], columns, name, labelled)
     places = np.unique(np.linspace(0, len(dataset) - 1, 16).round().astype(int))
-    first = max(map(source.one, places.tolist()), key=len)             # among grey images a coloured one
-    source.shape = tuple(first.shape)
-    source.dtype = first.dtype
-    once, twice = source(places), source(places)
-    for place, a, b in zip(places, once, twice, strict=True):
-        if torch.equal(a, b): continue
+    once = [source.one(place) for place in places.tolist()]
+    like = max(once, key=len)                                          # among grey images a coloured one
+    source.shape = tuple(like.shape)
+    source.dtype = like.dtype
+    for place, a, b in zip(places, once, source(places), strict=True):
+        if torch.equal(a.expand_as(b), b): continue
         raise InputError(f"item {place} of {name} is another image each time it is read: leave what is random out of "
                          "the dataset, and ask for it in training, Recipe(augment='crop+flip')")
     return source, places

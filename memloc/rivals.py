@@ -498,8 +498,8 @@ def say(self: DropoutMap, section, results):
     best = cells.loc[cells[measure].idxmax()]
     fewest = cells.sort_values(["noisy", measure], ascending=[True, False]).iloc[0]
     yield (f"{_wrong_labels(section['noise'])}: of the map's {len(cells)} networks, the one with {_pair(best)} does "
-           f"best after dropping: it {_right(best)}, and still gives {percent(best.noisy)} of the wrong labels. The one "
-           f"with {_pair(fewest)} gives the fewest, {percent(fewest.noisy)}, and {_right(fewest)}.")
+           f"best after dropping: it {_right(best)}, and still gives {percent(best.noisy)} of the wrong labels. "
+           f"The one with {_pair(fewest)} gives the fewest, {percent(fewest.noisy)}, and {_right(fewest)}.")
 
 def _map_figure(ax):
     caption = (
