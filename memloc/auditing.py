@@ -571,11 +571,12 @@ def galleries(self: AuditSuspects, lab, section, tables):
 # %% ../nbs/30_auditing.ipynb #57e0cbaa
 @delegates(Audit)
 def audit(
-    **kwargs,     # the fields of `Audit`
-) -> dict:        # what results.json holds; summary.json, for several seeds
+    data: str = "digits",  # as the option --data says
+    **kwargs,              # the other fields of `Audit`
+) -> dict:                 # what results.json holds; summary.json, for several seeds
     """Train a network with example-tied dropout, rank all labels, and write suspects.csv, results.json and a report.
     What was stopped goes on. `InputError` for wrong input, before anything is written."""
-    return conduct(Audit(**kwargs), AuditLab)
+    return conduct(Audit(data, **kwargs), AuditLab)
 
 # %% ../nbs/30_auditing.ipynb #7d2d554a
 def _comparison_figures(table):
@@ -599,11 +600,12 @@ def _comparison_rows(table):
 # %% ../nbs/30_auditing.ipynb #e1f46189
 @delegates(CompareMethods)
 def compare_methods(
-    **kwargs,             # the fields of `CompareMethods`
-) -> pd.DataFrame:        # median of auroc and precision over seeds, by kind of noise, noise and method
+    data: str = "digits",  # as the option --data says
+    **kwargs,              # the other fields of `CompareMethods`
+) -> pd.DataFrame:         # median of auroc and precision over seeds, by kind of noise, noise and method
     """Find wrong labels by several methods where the truth is known, and write compare.csv and a report. What was
     stopped goes on. `InputError` as for `contest`, before anything is written."""
-    settings = CompareMethods(**kwargs)
+    settings = CompareMethods(data, **kwargs)
     size = preset(settings.preset, settings.width, settings.epochs)
     train, test = _data_to_audit(settings, noise=0, seed=0)
     make = partial(make_network, replace(settings, width=width_of(settings, size.width)), train)

@@ -527,9 +527,10 @@ def say(self: DissectNoiseCurve, section, results):
 # %% ../nbs/22_dissection.ipynb #74cef748
 @delegates(Dissect)
 def dissect(
-    **kwargs,     # the fields of `Dissect`
-) -> dict:        # what results.json holds; summary.json, for several seeds
+    data: str = "digits",  # as the option --data says
+    **kwargs,              # the other fields of `Dissect`
+) -> dict:                 # what results.json holds; summary.json, for several seeds
     """True labels against random ones: how networks fit them, what they look for, and how alike they are (Gu & Tresp
     2019). A dissection that was stopped goes on. `InputError` for wrong input, before anything is written, and for a
     network that does not fit its labels, after what was computed is written."""
-    return conduct(Dissect(**kwargs), DissectLab)
+    return conduct(Dissect(data, **kwargs), DissectLab)

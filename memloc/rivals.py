@@ -520,11 +520,12 @@ def over_seeds(self: DropoutMap, frames):
 # %% ../nbs/16_rivals.ipynb #ab4787bf
 @delegates(Dropout)
 def dropout(
-    **kwargs,     # the fields of `Dropout`
-) -> dict:        # what results.json holds; summary.json, for several seeds
+    data: str = "digits",  # as the option --data says
+    **kwargs,              # the other fields of `Dropout`
+) -> dict:                 # what results.json holds; summary.json, for several seeds
     """Compare example-tied dropout with the plain network and its rivals, list what is forgotten, map p_gen and p_mem,
     and write a report. What was stopped goes on. `InputError` for wrong input, before anything is written."""
-    return conduct(Dropout(**kwargs), DropoutLab)
+    return conduct(Dropout(data, **kwargs), DropoutLab)
 
 # %% ../nbs/16_rivals.ipynb #0e1c38c4
 def compared(

@@ -646,7 +646,8 @@ def _story_of_several(summary, gains):
 # %% ../nbs/05_studies.ipynb #35d61fe3
 @delegates(Study)
 def study(
-    **kwargs,     # the fields of `Study`
-) -> dict:        # what results.json holds; summary.json, for several seeds
+    data: str = "digits",  # as the option --data says
+    **kwargs,              # the other fields of `Study`
+) -> dict:                 # what results.json holds; summary.json, for several seeds
     "Train on labels that lie, run the probes and example-tied dropout, and write a report."
-    return conduct(Study(**kwargs))
+    return conduct(Study(data, **kwargs))
