@@ -8,9 +8,11 @@ __all__ = ['Examples', 'check_examples', 'picture', 'plot_examples', 'data_root'
 
 # %% ../nbs/00_data.ipynb #65ca6066
 import contextlib
+import ctypes
 import hashlib
 import json
 import os
+import platform
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -716,7 +718,7 @@ def checked(self: _Source, place):
     if x.is_floating_point(): _check_range(x, f"the pixels of {what}")
     return x
 
-# %% ../nbs/00_data.ipynb #926d37dc
+# %% ../nbs/00_data.ipynb #1daf1275
 class _Quiet:
     "A function as a dataset; None where it fails"
     def __init__(self, f): self.f = f
@@ -729,6 +731,10 @@ class _Quiet:
 
 def _same(answer): return answer
 
+def _return_freed_memory():
+    "Let glibc return to the kernel what is free: each process that is started holds as much as this one"
+    if platform.libc_ver()[0] == "glibc": ctypes.CDLL(None).malloc_trim(0)
+
 def _answers(
     f,            # a function of an array of places
     pieces,       # such arrays
@@ -737,6 +743,7 @@ def _answers(
 ):
     "Yield f(piece) for each piece, in their order"
     workers = min(workers, len(pieces) - 1)                    # for a look at one picture no process is started
+    if workers > 0: _return_freed_memory()
     loader = DataLoader(_Quiet(f), batch_size=None, sampler=pieces, num_workers=workers, pin_memory=pinned,
                         collate_fn=_same, generator=torch.Generator())
     try:

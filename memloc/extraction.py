@@ -242,8 +242,7 @@ def _cannot(reason):
 def _misfit(reason):
     return _cannot(
         f"without them the widths no longer fit ({reason}), because dropped channels are added or joined to channels "
-        "that nobody gates, or are counted; tie all blocks of a residual stream, or use the network in mode dropped "
-        "as it is")
+        "that stay, or are counted; tie all blocks of a residual stream, or use the network in mode dropped as it is")
 
 def _refuse_whole(small, tied, readers):
     "`InputError` if nothing has been removed, though there was something"
@@ -314,7 +313,7 @@ class DropoutExtraction(Part):
     claims = {"parameters_left": "share of the parameters that is left without memorization neurons",
               "multiply_adds_left": "share of the multiply-adds that is left without them"}
 
-    def check(self, lab): drop(lab.tied(), lab.train.x.shape[1:])
+    def fits(self, lab): drop(lab.tied(), lab.train.x.shape[1:])
 
     def compute(self, lab):
         shape = lab.train.x.shape[1:]

@@ -18,13 +18,13 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .anatomy import Replay, hooked, neurons
+from .anatomy import Replay, bare, check_open, hooked, neurons
 from .basics import InputError
 from .data import Examples, sample, stream
 from .report import Figure, percent
 from .studies import Part
 from .style import axes, colors, styled
-from .training import accuracy_by_group, bare, check_classes, check_open, device, evaluating, forward, predict
+from .training import accuracy_by_group, check_classes, device, evaluating, forward, predict
 
 # %% ../nbs/13_removal.ipynb #79002413
 class Gates:
@@ -38,7 +38,6 @@ class Gates:
         self.model = model
         self.sites = neurons(model, examples)  # {layer: Site}
         self.names = [(layer, c) for layer, site in self.sites.items() for c in range(site.channels)]   # of each column
-        self.used = set()                      # layers that images have passed
 
     def __enter__(self):
         self.hooks = hooked(self._hook(layer, site) for layer, site in self.sites.items())
@@ -55,7 +54,6 @@ class Gates:
 @patch
 def _gate(self: Gates, layer, dim, module, inputs, out):
     "The forward hook behind a layer, whose neurons are along `dim`"
-    self.used.add(layer)
     gate = self.parts[layer]                                       # (B or 1, channels)
     if len(gate) > 1: gate = gate.repeat_interleave(len(out) // len(gate), 0)
     shape = [1] * out.dim()
@@ -84,8 +82,7 @@ def __call__(self: Gates,
 def open(self: Gates,
     x: Tensor,       # images, (B, C, H, W)
 ) -> Tensor:         # gates, (1, neurons)
-    """All neurons in place, but for those that images never pass (of a second head, say), which are 0. `InputError` if
-    the network answers otherwise when it runs again."""
+    "All neurons in place; `InputError` if the network answers otherwise when it runs again."
     every = torch.ones(1, len(self.names), device=x.device)
     with torch.no_grad():
         first = self(x, every)
@@ -94,7 +91,7 @@ def open(self: Gates,
         raise InputError(f"{type(self.model).__name__} answers otherwise when it runs a second time, so its neurons "
                          "cannot be told apart: make it do the same in eval mode each time (nothing drawn at random, "
                          "nothing counted)")
-    return torch.cat([ones * (layer in self.used) for layer, ones in self.split(every).items()], dim=1)
+    return every
 
 # %% ../nbs/13_removal.ipynb #71209498
 def _gradients(gates, x, y, values):
@@ -408,6 +405,8 @@ class StudyRemoval(Part):
         "after_noisy": "clean accuracy once a noisy example has flipped, mean",
         "after_clean": "clean accuracy once a clean example has flipped, mean"}
     max_removed: int = 100   # neurons to remove at most, for one example
+
+    def fits(self, lab): neurons(lab.network(), lab.train)
 
     def check(self, lab): _check_most(self.max_removed)
 

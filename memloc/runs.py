@@ -13,7 +13,6 @@ import os
 import re
 import time
 import warnings
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -187,14 +186,9 @@ def _common(names):
     "With what all these dotted names begin, but for their last words; it ends with a dot, or is empty"
     return "".join(f"{word}." for word in os.path.commonprefix([name.split(".")[:-1] for name in names]))
 
-def _beginnings(given, rests):
-    "What stands before all of `rests` in the names that are given, wherever that is so; else what does before most"
-    votes = Counter({"": 0})
-    for name in given:
-        words = name.split(".")
-        for i in range(len(words)):
-            if ".".join(words[i:]) in rests: votes["".join(f"{word}." for word in words[:i])] += 1
-    return [begin for begin, count in votes.items() if count == len(rests)] or [votes.most_common(1)[0][0]]
+def _beginnings(given, rest):
+    "What stands before `rest` in the names that are given, where they end in it"
+    return [name.removesuffix(rest) for name in given if f".{name}".endswith(f".{rest}")] or [""]
 
 # %% ../nbs/04_runs.ipynb #81adc8f1
 class _Fit(NamedTuple):
@@ -220,17 +214,20 @@ def _fit(own, mine, given, theirs, place):
     return _Fit(" ".join([*place, theirs.rstrip(".")]).strip(), tensors, troubles)
 
 # %% ../nbs/04_runs.ipynb #07ed7747
+def _fits(network, own, found):
+    "How everything in a checkpoint that has a name like the network's first parameter fits it"
+    parameters = [_unwrapped(name) for name, _ in network.named_parameters()]
+    mine = _common(parameters)
+    first = (parameters or [""])[0].removeprefix(mine)
+    return [_fit(own, mine, given, theirs, place)
+            for place, given in _dicts(found) for theirs in _beginnings(given, first)]
+
 def _fitted(network, found, source):
     "{name: tensor} of what a checkpoint holds for a network, by the network's names; `InputError` if it does not fit"
     if not isinstance(found, Mapping):
         raise InputError(f"{source} holds a {type(found).__name__} and not a state dict: give network.state_dict()")
     state = {name: tensor for name, tensor in network.state_dict().items() if isinstance(tensor, Tensor)}
-    own = {_unwrapped(name): tensor for name, tensor in state.items()}
-    parameters = [_unwrapped(name) for name, _ in network.named_parameters()]
-    mine = _common(parameters)
-    rests = {name.removeprefix(mine) for name in parameters}
-    fits = [_fit(own, mine, given, theirs, place)
-            for place, given in _dicts(found) for theirs in _beginnings(given, rests)]
+    fits = _fits(network, {_unwrapped(name): tensor for name, tensor in state.items()}, found)
     if not fits: raise InputError(f"{source} holds no tensors: give a state dict, as network.state_dict() is")
     whole = [fit for fit in fits if not fit.troubles]
     if not whole:
@@ -238,9 +235,9 @@ def _fitted(network, found, source):
         raise InputError(f"{source} does not fit {type(network).__name__} ({'; '.join(nearest.troubles)}): give a "
                          "network that is made as the one was that left it")
     if len(whole) > 1:
-        raise InputError(f"{source} holds {len(whole)} states that fit {type(network).__name__} "
-                         f"({', '.join(fit.place or 'the outermost' for fit in whole)}): give that which is meant, "
-                         "{epoch: state dict}")
+        places = ", ".join(fit.place or "the outermost" for fit in whole)
+        raise InputError(f"{source} holds {len(whole)} states that fit {type(network).__name__} ({places}): give that "
+                         "which is meant, {epoch: state dict}")
     return {name: whole[0].tensors.get(_unwrapped(name), tensor) for name, tensor in state.items()}
 
 # %% ../nbs/04_runs.ipynb #89b2a030

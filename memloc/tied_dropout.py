@@ -18,7 +18,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .anatomy import Site, Unseen, batch_norms, check_sites, find_blocks, hooked
+from .anatomy import Site, Unseen, batch_norms, blocks, check_sites, find_blocks, hooked
 from .basics import InputError, choose
 from .data import Examples, stream
 from .files import differences
@@ -418,13 +418,13 @@ def in_modes(
 def mode_accuracy(
     tied: Tied,       # a trained network; left as it was
     train: Examples,  # what it was trained on
-    test: Examples,   # a test set
+    test: Examples | None,  # a test set, if there is one
 ) -> pd.DataFrame:    # a row a mode (dropped_recalibrated last): mode, clean, noisy, test (None in mode own)
     "Accuracy in each mode, and dropped with batch norms recalibrated on the training images where there are any."
     rows = []
     for mode, net in in_modes(tied, train):
-        row = {"mode": mode, **accuracy(net, train), "test": None}
-        if mode != "own": row["test"] = test_accuracy(net, test)
+        row = {"mode": mode, **accuracy(net, train)}
+        if test is not None: row["test"] = None if mode == "own" else test_accuracy(net, test)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -508,6 +508,8 @@ class StudyTied(Part):
         asked = lab.settings
         return tie(lab.network(), lab.train, asked.p_gen, asked.p_mem, seed=lab.seed)
 
+    def fits(self, lab): blocks(lab.network(), lab.train)
+
     def check(self, lab): self.network(lab)
 
     def compute(self, lab):
@@ -524,13 +526,15 @@ def say(self: StudyTied, section, results):
     own, end = section["own"], _end(section)
     how = "memorized them too" if own["noisy"] > .9 else "memorized some of them"
     also = ", and its batch norms recalibrated" if "dropped_recalibrated" in section else ""
+    left = f"it repeats {percent(end['noisy'])} of the wrong labels, knows {percent(end['clean'])} of the right ones"
+    if "test" in end: left += f", and gets {percent(end['test'])} of the test pictures right"
     yield (f"A network with example-tied dropout {how} ({percent(own['noisy'])}). With its memorization neurons "
-           f"dropped{also}, it repeats {percent(end['noisy'])} of the wrong labels, knows {percent(end['clean'])} of "
-           f"the right ones, and gets {percent(end['test'])} of the test pictures right.")
+           f"dropped{also}, {left}.")
     lost = own["clean"] - end["clean"]
     if lost > .03:
         yield (f"This has a price: {percent(lost)} of the right labels are forgotten with the wrong ones, "
                "since here they too were stored, in part, in memorization neurons.")
+    if "test" not in end: return
     gain = end["test"] - results["training"]["test"]
     if abs(gain) < .0005:
         yield "On the test set it is as good as the plain network."
@@ -541,12 +545,15 @@ def say(self: StudyTied, section, results):
 @patch
 def findings(self: StudyTied, section, tables):
     end = _end(section)
-    plain = tables["history"].test.iloc[-1]
-    found = {f"tied_{group}": end[group] for group in ("noisy", "clean", "test")}
-    return {"tied_own": section["own"]["noisy"], **found, "test_gain": end["test"] - plain}
+    found = {"tied_own": section["own"]["noisy"], "tied_noisy": end["noisy"], "tied_clean": end["clean"]}
+    if "test" in end:
+        found["tied_test"] = end["test"]
+        found["test_gain"] = end["test"] - tables["history"].test.iloc[-1]
+    return found
 
 @patch
 def gains(self: StudyTied, section):
+    if "test" not in _end(section): return {}
     text = "Test accuracy with memorization neurons dropped, less that of the plain network on the same data"
     return {"test_gain": text}
 
