@@ -648,7 +648,7 @@ class NeuronExplorer(Explorer):
         self.train = train
         self.few = examples
         self.max_removed = max_removed
-        self.sites = neurons(model)
+        self.sites = neurons(model, self.train)
         self.removed = {}      # {example: its removals, [(layer, neuron), ...]}
         self.courses = {}      # {example: probabilities before and after each, (removals + 1, classes)}
         self.accuracies = {}   # {set of neurons that are off: {group: accuracy}}

@@ -23,7 +23,7 @@ from .report import Figure, percent
 from .runs import overall
 from .studies import Part
 from .style import axes, colors, styled
-from .training import Observer, Recipe, check_own, evaluating, forward
+from .training import Observer, Recipe, check_own, evaluating, forward, number_type
 
 # %% ../nbs/20_fitting.ipynb #745a876f
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ fitting_presets = {
 
 # %% ../nbs/20_fitting.ipynb #f6c10390
 def _passes(model, examples, batch, where):
-    "Yield the images of each batch, in the network's own precision, and the sum of its losses, to be differentiated"
-    own = next(model.parameters()).dtype
+    "Yield index and images of each batch, in the network's own precision, and the sum of its losses, to differentiate"
+    own = number_type(model)
     check_own(model, examples)
     for index, x, y in stream(examples, batch=batch, device=where):
         x = x.to(own).requires_grad_()                                          # (B, C, H, W)
-        yield x, F.cross_entropy(forward(model, x, index), y, reduction="sum")
+        yield index, x, F.cross_entropy(forward(model, x, index), y, reduction="sum")
 
 # %% ../nbs/20_fitting.ipynb #790dad62
 def input_magnitude(
@@ -68,12 +68,12 @@ def input_magnitude(
     batch: int = 500,    # examples a pass
 ) -> Tensor:             # (N,), on the model's device
     "For each example the sum over input dimensions of |d loss / d x|, x in [0, 1] (Gu & Tresp 2019, section 2)."
-    found = []
     with evaluating(model, grad=True) as where:
-        for x, loss in _passes(model, examples, batch, where):
+        found = torch.empty(len(examples), dtype=number_type(model), device=where)
+        for index, x, loss in _passes(model, examples, batch, where):
             slope, = torch.autograd.grad(loss, x)                               # (B, C, H, W)
-            found.append(slope.abs().sum((1, 2, 3)))
-    return torch.cat(found)
+            found[index] = slope.abs().sum((1, 2, 3))
+    return found
 
 # %% ../nbs/20_fitting.ipynb #dba7b7f6
 def _over_pixels(t):
@@ -150,7 +150,7 @@ def consistency(
     norms = []                                          # of each example's gradient
     squares = []                                        # (B,) a layer, of the batch that is looked at
     with evaluating(model, grad=True) as where, hooked(_listening(modules, squares)):
-        for _, loss in _passes(model, examples, batch, where):
+        for _, _, loss in _passes(model, examples, batch, where):
             torch._foreach_add_(total, torch.autograd.grad(loss, parameters))
             norms.append(torch.stack(squares).sum(0).sqrt())
             squares.clear()

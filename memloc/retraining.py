@@ -15,7 +15,7 @@ from matplotlib import colormaps
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .anatomy import chosen_layers
+from .anatomy import check_open, chosen_layers
 from .basics import InputError
 from .data import Examples, stream, subset
 from .report import Figure, percent
@@ -26,7 +26,6 @@ from .style import axes, colors, styled
 from memloc.training import (
     Recipe,
     accuracy,
-    check_open,
     device,
     evaluating,
     forward,

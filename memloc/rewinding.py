@@ -17,14 +17,14 @@ from fastcore.basics import patch
 from torch import nn
 from tqdm.auto import tqdm
 
-from .anatomy import Replay, chosen_layers, uncompiled
+from .anatomy import Replay, check_open, chosen_layers, uncompiled
 from .basics import InputError, choose
 from .data import Examples, stream
 from .report import Figure, matrix, percent
 from .runs import Run, memorized_during
 from .studies import Part
 from .style import axes, colors, styled
-from .training import check_open, device, evaluating, forward, members
+from .training import device, evaluating, forward, members
 
 # %% ../nbs/11_rewinding.ipynb #db8f1418
 takes = ("weights", "parameters", "all")

@@ -28,6 +28,7 @@ from torch.nn.parameter import is_lazy
 from tqdm.auto import tqdm
 
 from . import __version__
+from .anatomy import bare
 from .basics import InputError
 from .data import Examples, check_examples, stream
 from .files import differences, load_tensors, locked, save_tensors, write
@@ -38,7 +39,6 @@ from memloc.training import (
     Diverged,
     Recipe,
     accuracy,
-    bare,
     check_classes,
     check_own,
     check_trainable,

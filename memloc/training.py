@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['precisions', 'augmentations', 'presets', 'Recipe', 'Preset', 'preset', 'device', 'choose_precision', 'autocast',
-           'number_type', 'network_precision', 'bare', 'check_open', 'evaluating', 'augmented', 'forward',
-           'training_precision', 'check_own', 'predict', 'members', 'accuracy_by_group', 'accuracy', 'test_accuracy',
-           'Observer', 'unnoticed', 'check_classes', 'check_trainable', 'Diverged', 'train_epoch']
+           'number_type', 'network_precision', 'evaluating', 'augmented', 'forward', 'training_precision', 'check_own',
+           'predict', 'members', 'accuracy_by_group', 'accuracy', 'test_accuracy', 'Observer', 'unnoticed',
+           'check_classes', 'check_trainable', 'Diverged', 'train_epoch']
 
 # %% ../nbs/03_training.ipynb #d4f55c3b
 import contextlib
@@ -150,25 +150,6 @@ def network_precision(
     if asked == "auto" and kind != torch.float32: return "fp32"
     return using
 
-# %% ../nbs/03_training.ipynb #b3c9de44
-_several = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-
-def bare(
-    model: nn.Module,   # any network
-) -> nn.Module:         # the same, or the one inside it
-    "A network without what wraps it: `DataParallel`, `DistributedDataParallel`, `torch.compile`."
-    if isinstance(model, _several): return bare(model.module)
-    if "_orig_mod" in model._modules: return bare(model._orig_mod)
-    return model
-
-def check_open(
-    model: nn.Module,   # any network
-):
-    "`InputError` for one into which nobody can look, since its modules are no Python."
-    if not any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()): return
-    raise InputError(f"{type(model).__name__} is TorchScript, and what its layers and neurons do cannot be changed "
-                     "from outside: give the network that it was made from")
-
 # %% ../nbs/03_training.ipynb #732382dd
 def _check_no_inference(model):
     "`InputError` if no gradient can ever go through a network"
@@ -297,10 +278,14 @@ def predict(
 ) -> Tensor:                  # logits, (N, classes) float32, where the model is
     """What a network in eval mode says of examples; afterwards it is in the mode that it was in.
     `InputError` for one in mode own that is tied to another number of examples."""
+    said = torch.empty(0)
     with evaluating(model, precision) as where:
         check_own(model, examples)
-        passes = stream(examples, batch=batch, device=where)
-        return torch.cat([forward(model, x, index).float() for index, x, _ in passes])
+        for index, x, _ in stream(examples, batch=batch, device=where):
+            logits = forward(model, x, index)
+            if not len(said): said = logits.new_empty(len(examples), logits.shape[1], dtype=torch.float32)
+            said[index] = logits.float()            # at once: many small tensors, kept, would scatter the free memory
+    return said
 
 # %% ../nbs/03_training.ipynb #be36f815
 def members(
