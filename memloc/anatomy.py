@@ -441,7 +441,7 @@ def _layer_of(model):
     "{path of a module with parameters: the layer that it is part of}"
     return {path: layer for layer, group in _named_groups(model).items() for path in group}
 
-def _listed(reasons):
+def _reasons(reasons):
     "{name: Site or reason} as part of a sentence: the reasons alone; empty if there are none"
     return "; ".join(f"{name} {reason}" for name, reason in reasons.items() if isinstance(reason, str))
 
@@ -460,7 +460,7 @@ def neurons(
         found[layer_of[run.names[layer]]] = run.site(norms[0] if norms else layer, layer)
     if not found:
         raise InputError(f"{type(model).__name__} has no hidden convolution or linear layer, so it has no neurons")
-    reasons = _listed(found)
+    reasons = _reasons(found)
     if reasons: raise InputError(f"the neurons of {type(model).__name__} cannot be gated: {reasons}")
     return found
 
@@ -563,7 +563,7 @@ def check_sites(
     sites: dict,   # of `find_blocks`, or some of them
 ):
     "`InputError` that lists all that cannot be gated, if anything."
-    reasons = _listed(sites)
+    reasons = _reasons(sites)
     if reasons:
         raise InputError(f"not every block can be gated: {reasons}; leave these out with tie(..., names=...), or say "
                          "there where the gates go, names={block: Site}")

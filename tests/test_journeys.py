@@ -49,8 +49,10 @@ def photos(tmp_path, monkeypatch):
 
 def small():
     "A network as anybody may have it"
-    return nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU(),
-                         nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(256, 32), nn.ReLU(), nn.Linear(32, 3))
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 3, stride=2, padding=1), nn.BatchNorm2d(32), nn.ReLU(),
+        nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.BatchNorm2d(64), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(1024, 64), nn.ReLU(), nn.Linear(64, 3))
 
 
 def trained(model, x, y, folder):
@@ -111,4 +113,4 @@ def test_dataset():
     exec(typed("Your dataset", "python"), names)
     listed = names["suspects"](names["tied"], names["train"])
     assert len(listed) == 150
-    assert listed["index"].tolist().index(0) < 50
+    assert {0, 1, 2} <= {*listed["index"][:10]}                            # those that are labelled wrong
