@@ -33,7 +33,7 @@ from tqdm.auto import tqdm
 
 from .anatomy import neurons
 from .basics import InputError, choose
-from .data import Examples
+from .data import Examples, picture
 from .patterns import maximize, probabilities
 from .removal import accuracy_without, answers_without, remove_neurons
 from .rewinding import plot_rewinding, rewind
@@ -329,7 +329,7 @@ class Gallery:
         color: str,          # of the frames, #RRGGBB
         lines: int = 2,      # of text below each
     ):
-        h, w = examples.x.shape[2:]
+        h, w = examples.shape[1:]
         self.ax = ax
         self.examples = examples
         self.columns = columns
@@ -367,7 +367,7 @@ def show(self: Gallery,
     shade = [int(self.color[k:k + 2], 16) for k in (1, 3, 5)]
     pixels = self.blank.copy()
     for k, i in enumerate(self.index):
-        image = _rgb(self.examples.x[i])
+        image = _rgb(picture(self.examples, i))
         left = self.wide * k
         here = pixels[:self.high, left:left + image.shape[1] + 2 * self.edge]
         here[:] = shade
@@ -774,7 +774,7 @@ def _choose_from(self: NeuronExplorer, gallery, x, y):
 @patch
 def _lay_out_example(self: NeuronExplorer, image, bars):
     "The example, and what is answered now"
-    self.image = image.imshow(_rgb(self.train.x[0]), interpolation="nearest")
+    self.image = image.imshow(_rgb(picture(self.train, 0)), interpolation="nearest")
     self.title = image.set_title("x", fontsize=9, loc="left")
     image.axis("off")
     classes = self.train.classes
@@ -917,7 +917,7 @@ def _update_example(self: NeuronExplorer, now):
     "The example, and the probabilities of all classes, (classes,)"
     given = int(self.train.y[self.example])
     for gallery in self.galleries.values(): gallery.mark(self.example)
-    self.image.set_data(_rgb(self.train.x[self.example]))
+    self.image.set_data(_rgb(picture(self.train, self.example)))
     self.title.set_text(f"{self.example}: {_label(self.train, self.example)}")
     for k, (bar, probability) in enumerate(zip(self.bars, now, strict=False)):     # a network may know more classes
         bar.set_width(probability)

@@ -313,10 +313,10 @@ class DropoutExtraction(Part):
     claims = {"parameters_left": "share of the parameters that is left without memorization neurons",
               "multiply_adds_left": "share of the multiply-adds that is left without them"}
 
-    def fits(self, lab): drop(lab.tied(), lab.train.x.shape[1:])
+    def fits(self, lab): drop(lab.tied(), lab.train.shape)
 
     def compute(self, lab):
-        shape = lab.train.x.shape[1:]
+        shape = lab.train.shape
         tied = dropped(lab.trained(), lab.train)
         section = {"with": cost(tied.network, shape), "without": cost(drop(tied, shape), shape)}
         return section, {"extracted": pd.DataFrame([{"network": name, **costs} for name, costs in section.items()])}

@@ -570,13 +570,13 @@ def _of_library(library, name, train, width, **given):
     if width != 1:
         raise InputError(f"{library}/{name} has the channels that {library} gives it, and a width of {width} was asked "
                          "for: leave it out, or choose a network of the papers")
-    channels, *size = train.x.shape[1:]
+    channels, *size = train.shape
     wanted = channels if library == "timm" else 3
     mean, std = _statistics(library, name, wanted, given.pop("mean"), given.pop("std"))
     about = {"name": name, "classes": len(train.classes), "size": list(size), "mean": mean, "std": std, **given}
     if library == "timm": net = timm_network(channels=channels, **about)
     else: net = torchvision_network(**about)
-    _check_takes(net, f"{library}/{name}", train.x.shape[1:])
+    _check_takes(net, f"{library}/{name}", train.shape)
     return net
 
 # %% ../nbs/01_networks.ipynb #41aabdc2

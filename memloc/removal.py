@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from .anatomy import Replay, bare, check_open, hooked, neurons
 from .basics import InputError
-from .data import Examples, sample, stream
+from .data import Examples, check_examples, sample, stream
 from .report import Figure, percent
 from .studies import Part
 from .style import axes, colors, styled
@@ -232,6 +232,7 @@ def remove_neurons(
     """Remove, for one example at a time, the neuron that matters most to it and least to the others, until its
     prediction flips (Maini et al. 2023, section 4.1). `InputError` for an index out of range or an example that is not
     answered right."""
+    check_examples(train)
     index = _checked(model, train, indices, max_removed)
     lies = [None] * len(train) if train.y_true is None else train.noisy.tolist()
     rows = []

@@ -322,7 +322,7 @@ def leave_out_rivals(self: DropoutLab):
     "Leave out the rivals that cannot be made of the lab's network; `InputError` if somebody has chosen the rivals."
     chosen = self.settings.rivals != defaults(self.settings)["rivals"]
     for name in self.rivals:
-        try: rival_networks(self.network, self.train.x.shape[1:], *self.pair, self.names, self.seed, [name])
+        try: rival_networks(self.network, self.train.shape, *self.pair, self.names, self.seed, [name])
         except InputError as e:
             if chosen: raise
             self.left_out[f"the rival {name}"] = str(e)
@@ -344,7 +344,7 @@ class DropoutComparison(Part):
 
     def networks(self, lab):
         "{name: network}, not trained yet, of all that are compared at the noise of `lab`"
-        rivals = rival_networks(lab.network, lab.train.x.shape[1:], *lab.pair, lab.names, lab.seed, lab.rivals)
+        rivals = rival_networks(lab.network, lab.train.shape, *lab.pair, lab.names, lab.seed, lab.rivals)
         return {"plain network": lab.network(), **rivals, pair_name(*lab.pair): lab.tied()}
 
     def check(self, lab): lab.leave_out_rivals()

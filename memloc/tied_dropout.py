@@ -11,6 +11,7 @@ import contextlib
 import copy
 from dataclasses import dataclass, replace
 from functools import partial
+from numbers import Integral
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from .anatomy import Site, Unseen, batch_norms, blocks, check_sites, find_blocks, hooked
 from .basics import InputError, choose
-from .data import Examples, stream
+from .data import Examples, check_examples, stream
 from .files import differences
 from .networks import buildable
 from .report import Figure, percent
@@ -326,7 +327,8 @@ def tie(
     """Add example-tied dropout behind the blocks of a network (Maini et al. 2023, section 4.2). p_gen = 1 leaves it
     as it was. `InputError` if it is tied already, has no such block, one cannot be gated, or one has too few channels
     for p_gen."""
-    if isinstance(examples, Examples):
+    if not isinstance(examples, Integral):
+        check_examples(examples)
         if x is None: x = examples
         examples = len(examples)
     _check_shares(examples, p_gen, p_mem)
@@ -379,6 +381,7 @@ def recalibrate(
 ) -> nn.Module:               # the same model, in eval mode
     """Estimate the running means and variances of all batch norms anew. Not in the paper. `InputError` without batch
     norm, and in mode own for another number of examples than the network is tied to."""
+    check_examples(examples)
     norms = _averaging_norms(model)
     if not norms: raise InputError(f"{type(model).__name__} has no batch norm: there is nothing to recalibrate")
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(0))
