@@ -274,8 +274,8 @@ def _same_afterwards(model):
 
 def _two_pictures(model, x):
     "Two of the pictures, as the network's parameters are: on their device, of their type"
+    if not len(x): raise InputError("no examples were given to try the network on: give at least one")
     if isinstance(x, Examples): _, x, _ = next(stream(x, torch.arange(min(2, len(x)))))
-    if not len(x): raise InputError("no pictures were given to try the network on: give at least one")
     if x.dtype == torch.uint8: x = x / 255
     like = next((p for p in model.parameters() if p.is_floating_point()), x)
     x = x[:2].detach().to(like)
