@@ -23,7 +23,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from .basics import InputError, choose
+from .basics import InputError, cause, choose
 from .data import Examples, stream
 from .style import axes, colors, styled
 
@@ -308,9 +308,8 @@ class DryRun:
         except InputError: raise
         except Exception as e:
             mode = " in training mode" if training else ""
-            reason = next(iter(str(e).splitlines()), "") or type(e).__name__
             raise InputError(f"{type(self.model).__name__} does not take pictures of shape {tuple(x.shape[1:])}{mode} "
-                             f"({reason}): give it others, or mend it") from e
+                             f"({cause(e)}): give it others, or mend it") from e
 
     def _look(self, x):
         "Keep the calls in eval mode, and all that the logits follow from"

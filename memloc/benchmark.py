@@ -80,14 +80,16 @@ def _evaluate_plain(net, examples, batch, where):
 # %% ../nbs/bench.ipynb #76aa4355
 def _rewind_plain(run, examples, layer, epoch, batch, where):
     "Accuracy of a copy of a run's network with one layer put back"
-    net, then = copy.deepcopy(run.model()), run.state(epoch)
+    net = copy.deepcopy(run.model())
+    then = run.state(epoch)
     with torch.no_grad():
         for n in layers(net)[layer]: net.get_parameter(n).copy_(then[n])
     return _evaluate_plain(net.to(where), examples, batch, where)
 
 def _gate_gradients(net, x, y):
     "Gradient of the mean loss with respect to each neuron's gate, by layer: {layer: (channels,)}"
-    caught, sites = {}, neurons(net)
+    caught = {}
+    sites = neurons(net)
     def catch(layer, module, inputs, out):
         out.retain_grad()
         caught[layer] = out
@@ -106,7 +108,9 @@ def _without(model, removed):
 
 def _remove_plain(model, examples, i, others):
     "Greedy removal for example `i`, one removal at a time in float32; the number of neurons it took"
-    x, y, removed = examples.x.float() / 255, examples.y, []
+    x = examples.x.float() / 255
+    y = examples.y
+    removed = []
     image = x[[i]]
     noise = .01 * image.norm() / image.numel()**.5
     noisy = image + noise * torch.randn(5, *image.shape[1:], device=x.device)
@@ -165,11 +169,16 @@ def _ready(examples, width, recipe, **kwargs):
 # %% ../nbs/bench.ipynb #4933875e
 def _training_pairs(batch, width):
     "Training and evaluation with 10% noisy labels; a turn is two steps"
-    examples, recipe, where = _random_examples(2 * batch, .1), Recipe(batch=batch), device()
-    mine, n, accounting = examples.to(where), len(examples), GradientAccounting()
+    examples = _random_examples(2 * batch, .1)
+    n = len(examples)
+    recipe = Recipe(batch=batch)
+    where = device()
+    mine = examples.to(where)
+    accounting = GradientAccounting()
     net, optimizer = _ready(examples, width, recipe, memory_format=torch.channels_last)
     plain, plain_optimizer = _ready(examples, width, recipe)
-    using, silent = choose_precision("auto", where), tqdm(disable=True)
+    using = choose_precision("auto", where)
+    silent = tqdm(disable=True)
     def train(*observers): train_epoch(1, net, optimizer, mine, recipe, observers, using, silent)
     def train_accounted():
         accounting.start(net, mine)
@@ -207,7 +216,8 @@ def _answer(net, examples):
 # %% ../nbs/bench.ipynb #f97012fa
 def _probe_pairs(size, batch):
     "Rewinding all layers to 8 checkpoints, and the search for the neurons of clean and noisy examples, on digits"
-    where, (train, test) = device(), load("digits")
+    where = device()
+    train, test = load("digits")
     train = add_label_noise(sample(train, size.examples or len(train)), 0.1)
     epochs = sorted({round(e) for e in np.linspace(0, size.recipe.epochs, 8)})
     with tempfile.TemporaryDirectory() as folder:
@@ -222,7 +232,8 @@ def _probe_pairs(size, batch):
         yield _Pair("rewinding all layers to 8 checkpoints", "cells", _Work(cells, rewind_all), _Work(2, rewind_two))
     right = predict(model, train).argmax(1).cpu() == train.y
     clean, noisy = ((right & group).nonzero()[:size.probed, 0] for group in (~train.noisy, train.noisy))
-    both, mine = torch.cat([clean, noisy]), train.to(where)
+    both = torch.cat([clean, noisy])
+    mine = train.to(where)
     some = cycle(zip(clean.tolist(), noisy.tolist(), strict=False))
     others = torch.randperm(len(train), generator=torch.Generator().manual_seed(1))[:512]
     def remove_all(): remove_neurons(model, train, both, progress=False)
@@ -237,7 +248,8 @@ def plot_bench(
     ax=None,              # axes to draw on
 ):
     "How many times as fast ours is: median over rounds, and a line from the least to the greatest. Returns the axes."
-    ax, at = axes(ax, figsize=(8, 3.2)), np.arange(len(table))
+    ax = axes(ax, figsize=(8, 3.2))
+    at = np.arange(len(table))
     ax.axvline(1, color="k", lw=1)
     ax.hlines(at, table.ratio_min, table.ratio_max, color=colors["clean"], lw=2)
     ax.plot(table.ratio, at, "o", color=colors["clean"])

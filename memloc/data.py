@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 from tqdm.auto import tqdm
 
-from .basics import InputError, choose
+from .basics import InputError, cause, choose
 from .pictures import check_size, decode, folder_rows, parts, pixels_of, printable, resized, some, table_rows
 from .style import axes, colors, styled
 
@@ -190,8 +190,7 @@ def _torchvision(cls, root, **split):
     try:
         return getattr(datasets, cls)(root, download=True, **split)
     except (OSError, RuntimeError) as e:
-        reason = str(e).splitlines()[0].rstrip(":")
-        raise InputError(f"{cls} is not complete under {root} and could not be downloaded ({reason}): "
+        raise InputError(f"{cls} is not complete under {root} and could not be downloaded ({cause(e)}): "
                          "connect to the network once, or set MEMLOC_DATA to a folder that holds it") from None
 
 # %% ../nbs/00_data.ipynb #1487230c
@@ -662,9 +661,8 @@ def _reading(what):
         yield
     except InputError: raise
     except Exception as e:
-        said = next(iter(str(e).splitlines()), "")
-        raise InputError(f"{what} cannot be read ({type(e).__name__}: {said}): mend the dataset, or leave that item "
-                         "out with torch.utils.data.Subset") from e
+        raise InputError(f"{what} cannot be read ({type(e).__name__}: {cause(e)}): mend the dataset, or leave that "
+                         "item out with torch.utils.data.Subset") from e
 
 def _plain(label): return label.tolist() if hasattr(label, "tolist") else label
 
@@ -750,8 +748,7 @@ def _answers(
         for piece, answer in zip(pieces, loader, strict=True): yield f(piece) if answer is None else answer
     except InputError: raise
     except Exception as e:
-        reason = str(e).splitlines()[0]
-        raise InputError(f"images cannot be read by other processes ({reason}): read them in this one, "
+        raise InputError(f"images cannot be read by other processes ({cause(e)}): read them in this one, "
                          "Examples.of(..., workers=0)") from e
 
 # %% ../nbs/00_data.ipynb #8e3858ac

@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 from torch import Tensor, nn
 
-from .basics import InputError, choose
+from .basics import InputError, cause, choose
 from .data import Examples, batches, randomize_labels, sample, seeded, subset
 from .files import load_tensors, save_tensors
 from .fitting import GradientMagnitude, fitting_presets
@@ -43,8 +43,7 @@ def _logits(f, pictures, batch):
     "What a classifier says of pictures in eval mode, (N, classes) float64"
     try: return _passed(f, pictures, batch)
     except RuntimeError as e:
-        reason = str(e).splitlines()[0]
-        raise InputError(f"{type(f).__name__} cannot take pictures of shape {tuple(pictures.shape[1:])} ({reason}): "
+        raise InputError(f"{type(f).__name__} cannot take pictures of shape {tuple(pictures.shape[1:])} ({cause(e)}): "
                          "compare networks that take pictures of the same shape") from None
 
 def _both(f1, f2, pictures, batch):

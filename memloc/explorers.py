@@ -40,7 +40,7 @@ from .rewinding import plot_rewinding, rewind
 from .runs import Run, memorized_during
 from .style import colors, styled
 from .tied_dropout import Tied, mode_accuracy, mode_answers
-from .training import device, evaluating, predict
+from .training import device, evaluating, members, predict
 
 # %% ../nbs/31_explorers.ipynb #7c6f28e4
 class Picture(anywidget.AnyWidget):
@@ -306,10 +306,8 @@ def _rgb(x):
     return np.broadcast_to(x.permute(1, 2, 0).cpu().numpy(), (*x.shape[1:], 3))
 
 def _groups(examples):
-    "Which examples are clean and which noisy, {group: (N,) bool}; one group where the truth is not known"
-    if examples.y_true is None: return {"all": np.ones(len(examples), bool)}
-    noisy = examples.noisy.cpu().numpy()
-    return {"clean": ~noisy, "noisy": noisy}
+    "The groups of `members`, {group: (N,) bool}, as arrays"
+    return {group: these.cpu().numpy() for group, these in members(examples).items()}
 
 def _label(examples, i):
     "The label of an example, and the true one if it lies"
@@ -835,7 +833,8 @@ def _lay_out_map(self: NeuronExplorer, ax):
     ax.grid(False)
     ax.set_title("Neurons: grey on, black off, light red to be removed next; click to switch")
     self.cursor = ax.add_patch(Rectangle((0, 0), 1, 1, fill=False, ec=colors["test"], lw=2))
-    self.clicks[ax] = lambda x, y: self._point(self.at.get((round(x), round(y))))
+    def click(x, y): self._point(self.at.get((round(x), round(y))))
+    self.clicks[ax] = click
 
 # %% ../nbs/31_explorers.ipynb #45b8c646
 @patch

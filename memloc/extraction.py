@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
 from .anatomy import as_logits, batch_norms, hooked, uncompiled
-from .basics import InputError
+from .basics import InputError, cause
 from .networks import Scale, buildable
 from .report import percent
 from .studies import Part
@@ -276,7 +276,7 @@ def _smaller(tied, shape, seed=0):
         small = _cut_down(tied, whole, shape)
         off = _difference(small, whole, shape)
     except InputError: raise
-    except Exception as e: raise _misfit(next(iter(str(e).splitlines()), type(e).__name__)) from e
+    except Exception as e: raise _misfit(cause(e)) from e
     if off >= 1e-3: raise _misfit(f"the outputs differ by {off:.2g}")
     return small.train(tied.training)
 

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
-from .basics import InputError
+from .basics import InputError, cause
 
 # %% ../nbs/files.ipynb #8fd9083a
 def write(
@@ -52,8 +52,7 @@ def load_tensors(
             about = json.loads(f.metadata()["memloc"])
         return load_file(path), about
     except (SafetensorError, OSError, ValueError, TypeError, KeyError) as e:
-        reason = str(e).splitlines()[0]
-        raise InputError(f"the checkpoint {path} is damaged ({reason}): train into another folder, or, "
+        raise InputError(f"the checkpoint {path} is damaged ({cause(e)}): train into another folder, or, "
                          "if it is the run's last, call fit again, which goes on from the one before") from None
 
 # %% ../nbs/files.ipynb #f10f2b5d

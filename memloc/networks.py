@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .basics import InputError, choose, home
+from .basics import InputError, cause, choose, home
 from .data import Examples
 
 # %% ../nbs/01_networks.ipynb #fd90cbbc
@@ -417,10 +417,9 @@ def _made(library, name, pretrained, f):
     "What `f` makes; `InputError` with the reason if it cannot"
     try: return f()
     except Exception as e:
-        reason = next(iter(str(e).splitlines()), type(e).__name__)
         if not pretrained:
-            raise InputError(f"{library} cannot make {name} ({reason}): choose another network") from e
-        raise InputError(f"{library} cannot get the pretrained weights of {name} ({reason}): connect to the network "
+            raise InputError(f"{library} cannot make {name} ({cause(e)}): choose another network") from e
+        raise InputError(f"{library} cannot get the pretrained weights of {name} ({cause(e)}): connect to the network "
                          "once, or do without them") from e
 
 # %% ../nbs/01_networks.ipynb #ba0c0126
@@ -560,8 +559,7 @@ def _check_takes(net, name, shape):
         with torch.no_grad(): net.eval()(torch.zeros(2, *shape))
     except InputError: raise
     except Exception as e:
-        reason = next(iter(str(e).splitlines()), type(e).__name__)
-        raise InputError(f"{name} does not take images of {' x '.join(map(str, shape))} ({reason}): choose another "
+        raise InputError(f"{name} does not take images of {' x '.join(map(str, shape))} ({cause(e)}): choose another "
                          "network, or load the data in a size that it takes (size 224, say)") from e
     finally: net.train(training)
 

@@ -22,7 +22,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .basics import InputError
+from .basics import InputError, cause
 from .data import Examples, images, stream
 from .files import differences, load_tensors, locked, save_tensors
 from .networks import Normalize, buildable
@@ -319,8 +319,6 @@ def _of_class(scores, target):
     return scores.gather(1, target[:, None])[:, 0]
 
 # %% ../nbs/21_patterns.ipynb #9931fb39
-def _first_line(error): return str(error).splitlines()[0]
-
 def _start(f, generator, classes, starts, seed, size):
     "z of all starts, (starts, size), their pictures and the network's logits; `InputError` where these do not fit"
     if starts < 1 or not len(classes):
@@ -329,12 +327,12 @@ def _start(f, generator, classes, starts, seed, size):
     with torch.no_grad():
         try: pictures = generator(z)
         except RuntimeError as e:
-            raise InputError(f"the generator cannot make pictures of {size} numbers ({_first_line(e)}): "
+            raise InputError(f"the generator cannot make pictures of {size} numbers ({cause(e)}): "
                              "give as many as it takes, maximize(..., z=)") from None
         try: logits = f(pictures)
         except RuntimeError as e:
             raise InputError("the network cannot take the generator's images of shape "
-                             f"{tuple(pictures.shape[1:])} ({_first_line(e)}): "
+                             f"{tuple(pictures.shape[1:])} ({cause(e)}): "
                              "train a DCGAN on images like those that the network takes") from None
     last = logits.shape[1] - 1
     wrong = [str(c) for c in classes if not 0 <= c <= last]

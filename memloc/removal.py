@@ -340,15 +340,13 @@ def _groups(removals):
     lies = removals.noisy.astype(bool)
     return {"clean": removals[~lies], "noisy": removals[lies]}
 
-_shades = colors | {"all": colors["other"]}
-
 def _plot_taken(groups, max_removed, ax):
     "The share of each group's examples that have flipped, over the number of neurons removed"
     for group, removals in groups.items():
         ends = removals.groupby("index").last()
         taken = np.sort(np.where(ends.flipped, ends.step, max_removed + 1))
         share = np.arange(1, len(taken) + 1) / len(taken)
-        ax.step(taken, share, where="post", color=_shades[group], label=group)
+        ax.step(taken, share, where="post", color=colors[group], label=group)
     ax.set(xlabel="neurons removed", ylabel="share that has flipped", title="How many it takes", ylim=(0, 1.03))
     ax.legend()
 
@@ -358,7 +356,7 @@ def _plot_where(groups, layers, ax):
     for k, (group, removals) in enumerate(groups.items()):
         counts = removals.groupby("layer").size().reindex(layers, fill_value=0)
         places = np.arange(len(counts)) + (k - (len(groups) - 1) / 2) * width
-        ax.bar(places, counts / counts.sum(), width, color=_shades[group])
+        ax.bar(places, counts / counts.sum(), width, color=colors[group])
     ax.set_xticks(range(len(layers)), layers, rotation=45)
     ax.set(ylabel="share of removed neurons", title="Where they are")
 

@@ -162,14 +162,13 @@ def plot_rewinding(
 ):
     """Heat maps of accuracy by layer (input at the top) and epoch, clean beside noisy. Returns the two axes; there is
     only one, for all examples, where the truth is not known."""
-    shades = colors | {"all": colors["other"]}
     groups = [group for group in ("all", "clean", "noisy") if group in frame]
     both = np.ravel(axes(ax, ncols=len(groups), figsize=(5 * len(groups), 3.2), sharey=True))
     for ax, group in zip(both, groups, strict=True):
         table = frame.pivot(index="layer", columns="epoch", values=group).loc[frame.layer.unique()]
         image = _draw_cells(ax, table, span or ())
         ax.set_xlabel("put back to epoch")
-        ax.set_title(f"Accuracy on {group} examples", color=shades[group])
+        ax.set_title(f"Accuracy on {group} examples", color=colors[group])
     both[0].figure.colorbar(image, ax=list(both))
     return both
 

@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 
 from . import __version__
 from .anatomy import bare
-from .basics import InputError
+from .basics import InputError, cause
 from .data import Examples, check_examples, stream
 from .files import differences, load_tensors, locked, save_tensors, write
 from .networks import build, foreign
@@ -59,10 +59,9 @@ def plot_history(
 ):
     "Accuracy on clean, noisy (or all, where the truth is not known) and test examples over epochs. Returns the axes."
     ax = axes(ax, figsize=(7, 3))
-    shades = colors | {"all": colors["other"]}
     for group in ("all", "clean", "noisy", "test"):
         if group in history and history[group].notna().any():
-            ax.plot(history.epoch, history[group], color=shades[group], label=group)
+            ax.plot(history.epoch, history[group], color=colors[group], label=group)
     ax.set(xlabel="epoch", ylabel="accuracy", ylim=(-0.03, 1.03))
     ax.set_title("What is learned first, what is memorized later")
     ax.legend()
@@ -149,7 +148,7 @@ def _copied(model):
     try:
         return copy.deepcopy(model)
     except Exception as e:
-        reason = str(e).splitlines()[0].partition(". ")[0]
+        reason = cause(e).partition(". ")[0]
         raise InputError(f"{type(model).__name__} cannot be copied ({reason}): let it run once on a few images under "
                          "torch.no_grad(), or give one that copy.deepcopy takes") from e
 
@@ -484,8 +483,7 @@ def _read(path):
             raise InputError(f"{path} holds a {unsafe[1]}, and nothing but tensors and plain data is read: save "
                              "network.state_dict() alone, or, if you trust the file, load it and give what is in it, "
                              "{epoch: state dict}") from e
-        reason = str(e).splitlines()[0]
-        raise InputError(f"{path} cannot be read ({reason}): give what torch.save or safetensors has written") from e
+        raise InputError(f"{path} cannot be read ({cause(e)}): give what torch.save or safetensors has written") from e
 
 # %% ../nbs/04_runs.ipynb #0fab109d
 def _by_epoch(names):

@@ -11,7 +11,8 @@ import contextlib
 import matplotlib.pyplot as plt
 
 # %% ../nbs/style.ipynb #753a061d
-colors = {"clean": "#0072B2", "noisy": "#D55E00", "test": "#009E73", "other": "#7F7F7F"}
+colors = {"clean": "#0072B2", "noisy": "#D55E00", "test": "#009E73"}
+colors["all"] = colors["other"] = "#7F7F7F"   # all: examples of which nobody knows whether they are clean
 
 rc = {
     "axes.spines.top": False, "axes.spines.right": False,

@@ -454,10 +454,9 @@ def plot_modes(
     """Accuracy on clean, noisy (or all, where the truth is not known) and test examples of each network or mode, as
     bars. Returns the axes."""
     ax = axes(ax, figsize=(max(8, 1.35 * len(table)), 3.2))
-    shades = colors | {"all": colors["other"]}
     for group, shift in _groups(table).items():
         heights = table[group].astype(float)
-        bars = ax.bar(np.arange(len(table)) + shift, heights.fillna(0), .25, color=shades[group], label=group)
+        bars = ax.bar(np.arange(len(table)) + shift, heights.fillna(0), .25, color=colors[group], label=group)
         ax.bar_label(bars, ["" if np.isnan(v) else f"{v:.2f}" for v in heights], fontsize=8)
     ax.set_xticks(range(len(table)), [mode.replace("_", ",\n").replace(" ", "\n") for mode in table["mode"]])
     ax.set(ylabel="accuracy", ylim=(0, 1.12), title="Example-tied dropout: what each mode remembers")

@@ -23,7 +23,7 @@ from torch.nn.parameter import is_lazy
 from tqdm.auto import tqdm
 
 from .anatomy import as_logits, hooked
-from .basics import InputError, choose
+from .basics import InputError, cause, choose
 from .data import Examples, check_examples, stream
 
 # %% ../nbs/03_training.ipynb #6bd12964
@@ -207,9 +207,8 @@ def _answer(model, x, index):
         return model(x)
     except InputError: raise
     except Exception as e:
-        said = next(iter(str(e).splitlines()), "") or type(e).__name__
-        raise InputError(f"{type(model).__name__} fails on images of shape {tuple(x.shape)} ({said}): give a network "
-                         "for such images, or images as it takes them") from e
+        raise InputError(f"{type(model).__name__} fails on images of shape {tuple(x.shape)} ({cause(e)}): give a "
+                         "network for such images, or images as it takes them") from e
 
 def forward(
     model: nn.Module,  # any network that answers with logits, in a tuple, a dict or an object if it likes
