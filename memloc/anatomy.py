@@ -298,54 +298,62 @@ class DryRun:
                 self._look_again(x.clone())
             with torch.no_grad(): self._look_in_training(x.clone())
 
-    def _pass(self, x, training, grad=False):
-        "Logits and calls, with the same random numbers each time; `grad`: parameters ask for gradients"
-        net = bare(self.model).train(training)
-        state = {name: b.clone() for name, b in net.named_buffers()}
-        for name, p in net.named_parameters(): state[name] = p.detach().requires_grad_(grad and p.is_floating_point())
-        torch.manual_seed(0)
-        try: return _watched(net, x, state)
-        except InputError: raise
-        except Exception as e:
-            mode = " in training mode" if training else ""
-            raise InputError(f"{type(self.model).__name__} does not take pictures of shape {tuple(x.shape[1:])}{mode} "
-                             f"({cause(e)}): give it others, or mend it") from e
+# %% ../nbs/02_anatomy.ipynb #d0a20001
+@patch
+def _pass(self: DryRun, x, training, grad=False):
+    "Logits and calls, with the same random numbers each time; `grad`: parameters ask for gradients"
+    net = bare(self.model).train(training)
+    state = {name: b.clone() for name, b in net.named_buffers()}
+    for name, p in net.named_parameters(): state[name] = p.detach().requires_grad_(grad and p.is_floating_point())
+    torch.manual_seed(0)
+    try: return _watched(net, x, state)
+    except InputError: raise
+    except Exception as e:
+        mode = " in training mode" if training else ""
+        raise InputError(f"{type(self.model).__name__} does not take pictures of shape {tuple(x.shape[1:])}{mode} "
+                         f"({cause(e)}): give it others, or mend it") from e
 
-    def _look(self, x):
-        "Keep the calls in eval mode, and all that the logits follow from"
-        self.logits, self.calls = self._pass(x, training=False)
-        self.of = {}                                             # {module: its calls}
-        for call in self.calls: self.of.setdefault(call.module, []).append(call)
-        self.layered = dict.fromkeys(filter(_sources, self.of))  # modules with layers, the outer before the inner
-        self.made = {call.place: call.module for call in self.calls if _outputs(call.module)}
-        self.behind = _behind([self.logits.grad_fn], mixed=True)
-        self.answers = {self.made[place] for place in _behind([self.logits.grad_fn]) if place in self.made}
-        self.after = {}                                          # {place: those that follow from it at once}
-        for place in self.behind:
-            for before in _before(place): self.after.setdefault(before, []).append(place)
+# %% ../nbs/02_anatomy.ipynb #d0a20003
+@patch
+def _look(self: DryRun, x):
+    "Keep the calls in eval mode, and all that the logits follow from"
+    self.logits, self.calls = self._pass(x, training=False)
+    self.of = {}                                             # {module: its calls}
+    for call in self.calls: self.of.setdefault(call.module, []).append(call)
+    self.layered = dict.fromkeys(filter(_sources, self.of))  # modules with layers, the outer before the inner
+    self.made = {call.place: call.module for call in self.calls if _outputs(call.module)}
+    self.behind = _behind([self.logits.grad_fn], mixed=True)
+    self.answers = {self.made[place] for place in _behind([self.logits.grad_fn]) if place in self.made}
+    self.after = {}                                          # {place: those that follow from it at once}
+    for place in self.behind:
+        for before in _before(place): self.after.setdefault(before, []).append(place)
 
-    def _look_again(self, x):
-        "Keep which modules do not give each picture rows of its own, and where the parameters lie that are used"
-        x[0] = torch.rand(x.shape[1:], generator=torch.Generator().manual_seed(0)).to(x)
-        logits, again = self._pass(x, training=False, grad=True)
-        self.apart = torch.allclose(logits[1:], self.logits[1:], rtol=1e-3, atol=1e-3, equal_nan=True)
-        self.mixed = {a.module for a, b in zip(self.calls, again, strict=False) if not _row_by_row(a, b)}
-        leaves = [place.variable for place in _behind([logits.grad_fn], mixed=True) if hasattr(place, "variable")]
-        self.used = {leaf.data_ptr() for leaf in leaves}
-
-    def _look_in_training(self, x):
-        "Keep which modules are called in training mode, or why it cannot be told"
-        self.trained = set()
-        self.trouble = None
-        try: _, calls = self._pass(x, training=True)
-        except InputError as e: self.trouble = e
-        else: self.trained = {call.module for call in calls}
-
+# %% ../nbs/02_anatomy.ipynb #d0a20005
 def _row_by_row(before, after):
     "Whether a call gives each of two pictures as many rows, those of the first one first, which alone has changed"
     if before.rows is None or before.shape != after.shape or len(before.rows) % 2: return False
     half = len(before.rows) // 2
     return torch.allclose(before.rows[half:], after.rows[half:], rtol=1e-4, atol=1e-6, equal_nan=True)
+
+@patch
+def _look_again(self: DryRun, x):
+    "Keep which modules do not give each picture rows of its own, and where the parameters lie that are used"
+    x[0] = torch.rand(x.shape[1:], generator=torch.Generator().manual_seed(0)).to(x)
+    logits, again = self._pass(x, training=False, grad=True)
+    self.apart = torch.allclose(logits[1:], self.logits[1:], rtol=1e-3, atol=1e-3, equal_nan=True)
+    self.mixed = {a.module for a, b in zip(self.calls, again, strict=False) if not _row_by_row(a, b)}
+    leaves = [place.variable for place in _behind([logits.grad_fn], mixed=True) if hasattr(place, "variable")]
+    self.used = {leaf.data_ptr() for leaf in leaves}
+
+# %% ../nbs/02_anatomy.ipynb #d0a20006
+@patch
+def _look_in_training(self: DryRun, x):
+    "Keep which modules are called in training mode, or why it cannot be told"
+    self.trained = set()
+    self.trouble = None
+    try: _, calls = self._pass(x, training=True)
+    except InputError as e: self.trouble = e
+    else: self.trained = {call.module for call in calls}
 
 # %% ../nbs/02_anatomy.ipynb #259a3e04
 class Unseen(InputError):
@@ -592,6 +600,7 @@ def _copy(out):
 
 _Recorded = namedtuple("_Recorded", "module out end")    # end: number of the call that came next after it was over
 
+# %% ../nbs/02_anatomy.ipynb #2e7e75cb
 class Replay:
     "Remembers what each module of a network returned for a batch, to run the network again from any module on."
     def __init__(self,
@@ -624,38 +633,44 @@ class Replay:
         self.calls[number] = _Recorded(module, _copy(out), end=len(self.calls))
         return out
 
-    def record(self,
-        f,            # a forward pass of the network, without arguments
-    ) -> Tensor:      # what it returns
-        "Run `f` while every call is recorded."
-        self.calls = []
-        self.until = None
-        with uncompiled(): return f()
+# %% ../nbs/02_anatomy.ipynb #d0a20007
+@patch
+def record(self: Replay,
+    f,            # a forward pass of the network, without arguments
+) -> Tensor:      # what it returns
+    "Run `f` while every call is recorded."
+    self.calls = []
+    self.until = None
+    with uncompiled(): return f()
 
-    def begins(self,
-        name: str,    # a module's
-    ) -> int:         # number of its first call
-        "Where a module begins; where what contains it does, if that uses its parameters without calling it."
-        module = self.model.get_submodule(name)
-        for number, call in enumerate(self.calls):
-            if call.module is module: return number
-        return self.begins(_parent(name))
+@patch
+def begins(self: Replay,
+    name: str,    # a module's
+) -> int:         # number of its first call
+    "Where a module begins; where what contains it does, if that uses its parameters without calling it."
+    module = self.model.get_submodule(name)
+    for number, call in enumerate(self.calls):
+        if call.module is module: return number
+    return self.begins(_parent(name))
 
-    def run(self,
-        f,            # the recorded forward pass
-        names: list,  # of the modules that have changed since
-    ) -> Tensor:      # what it returns now
-        "Run `f` again; nothing is computed that ended before the modules `names` begin."
-        self.until = min(self.begins(name) for name in names)
-        self.at = 0
-        with uncompiled(): return f()
+# %% ../nbs/02_anatomy.ipynb #d0a20008
+@patch
+def run(self: Replay,
+    f,            # the recorded forward pass
+    names: list,  # of the modules that have changed since
+) -> Tensor:      # what it returns now
+    "Run `f` again; nothing is computed that ended before the modules `names` begin."
+    self.until = min(self.begins(name) for name in names)
+    self.at = 0
+    with uncompiled(): return f()
 
-    def close(self):
-        "Give the network its own forwards back, and forget the record."
-        for module, own in self.modules.items():
-            if own is None: del module.forward
-            else: module.forward = own             # it had one of its own
-        self.calls = None
+@patch
+def close(self: Replay):
+    "Give the network its own forwards back, and forget the record."
+    for module, own in self.modules.items():
+        if own is None: del module.forward
+        else: module.forward = own             # it had one of its own
+    self.calls = None
 
 # %% ../nbs/02_anatomy.ipynb #feefe6f6
 @styled

@@ -74,6 +74,7 @@ def parts_apart(
         into.append(word)
     return rest, of_parts
 
+# %% ../nbs/command.ipynb #75c34b89
 def parse(
     words: list,   # of a command line
 ):

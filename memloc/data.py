@@ -70,37 +70,42 @@ class Examples:
         origin = self.origin[int(i)]
         return origin if isinstance(origin, str) else int(origin)
 
-    def check(self):
-        "`InputError` for images of another kind."
-        if self.in_memory:
-            if self.x.is_floating_point(): _check_range(self.x, f"the images of {self.name}")
-        elif not hasattr(self.x, "places"):
-            raise InputError(f"the images of {self.name} are a {type(self.x).__name__}, and those in memory are a "
-                             "tensor: use Examples.of(dataset), or Examples.of(images, labels=y), for all others")
+# %% ../nbs/00_data.ipynb #d0a10001
+@patch
+def check(self: Examples):
+    "`InputError` for images of another kind."
+    if self.in_memory:
+        if self.x.is_floating_point(): _check_range(self.x, f"the images of {self.name}")
+    elif not hasattr(self.x, "places"):
+        raise InputError(f"the images of {self.name} are a {type(self.x).__name__}, and those in memory are a "
+                         "tensor: use Examples.of(dataset), or Examples.of(images, labels=y), for all others")
 
-    def _each(self, change, origin):
-        "Examples of which every tensor is what `change` makes of it; of images that are not in memory, their places"
-        x = change(self.x) if self.in_memory else self.x.each(change)
-        truth = self.y_true
-        if truth is not None: truth = change(truth)
-        return replace(self, x=x, y=change(self.y), y_true=truth, origin=origin)
+# %% ../nbs/00_data.ipynb #d0a10003
+@patch
+def _each(self: Examples, change, origin):
+    "Examples of which every tensor is what `change` makes of it; of images that are not in memory, their places"
+    x = change(self.x) if self.in_memory else self.x.each(change)
+    truth = self.y_true
+    if truth is not None: truth = change(truth)
+    return replace(self, x=x, y=change(self.y), y_true=truth, origin=origin)
 
-    def to(self, device) -> "Examples":
-        "The same examples with their tensors on `device`; images that are not in memory go there when they are read."
-        return self._each(lambda tensor: tensor.to(device), self.origin)
+@patch
+def to(self: Examples, device) -> "Examples":
+    "The same examples with their tensors on `device`; images that are not in memory go there when they are read."
+    return self._each(lambda tensor: tensor.to(device), self.origin)
 
-    @property
-    def fingerprint(self) -> str:
-        """Ten hex digits that tell this training set, images and labels, from any other. Of images that are not in
-        memory 256 are read, always the same; besides those, number, shape, labels and origins count."""
-        digest = hashlib.sha256(repr(tuple(self.x.shape)).encode())
-        x = self.x
-        if not self.in_memory:
-            digest.update(repr(self.origin.tolist()).encode())
-            x = x.some(256)
-        for tensor in (x, self.y):
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:10]
+@patch(as_prop=True)
+def fingerprint(self: Examples) -> str:
+    """Ten hex digits that tell this training set, images and labels, from any other. Of images that are not in
+    memory 256 are read, always the same; besides those, number, shape, labels and origins count."""
+    digest = hashlib.sha256(repr(tuple(self.x.shape)).encode())
+    x = self.x
+    if not self.in_memory:
+        digest.update(repr(self.origin.tolist()).encode())
+        x = x.some(256)
+    for tensor in (x, self.y):
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:10]
 
 # %% ../nbs/00_data.ipynb #649693af
 def _check_range(x, what):

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from tqdm.auto import tqdm
 
+# %% ../nbs/04_runs.ipynb #ba791120
 from . import __version__
 from .anatomy import bare
 from .basics import InputError, cause
@@ -135,6 +136,7 @@ def state(self: Run,
     tensors, source = self._found(epoch)
     return tensors if self._model is None else _fitted(self._model, tensors, source)
 
+# %% ../nbs/04_runs.ipynb #b80c734d
 @patch
 def model(self: Run,
     epoch: int = -1,   # which checkpoint; -1 is the last

@@ -413,6 +413,7 @@ def with_origin(
     table.insert(list(table).index("index") + 1, "origin", train.origin[table["index"].to_numpy()])
     return table
 
+# %% ../nbs/05_studies.ipynb #992e7faf
 def plain_data(values: dict) -> dict:
     "The same as JSON keeps it: tuples as lists, NumPy's numbers as Python's."
     return json.loads(json.dumps(values, default=lambda v: v.item()))
@@ -616,6 +617,7 @@ def summarise(
                (figure for part in parts for figure in part.over_seeds(frames)), tables, {}, lab.paper)
     return summary
 
+# %% ../nbs/05_studies.ipynb #b5223978
 def claims_of(found, parts):
     "Rows of the findings that these parts have words for, over seeds"
     reads = {k: text for part in parts for k, text in part.claims.items() if k in found}

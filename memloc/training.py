@@ -30,6 +30,7 @@ from .data import Examples, check_examples, stream
 precisions = ("auto", "bf16", "fp32")
 augmentations = ("crop", "crop+flip")
 
+# %% ../nbs/03_training.ipynb #8db1161d
 @dataclass(frozen=True)
 class Recipe:
     "How to train: SGD with a triangular learning rate (Maini et al. 2023, appendix), or a constant one."
