@@ -141,7 +141,7 @@ def write_page(
     story,            # sentences: what happened
     figures,          # `Figure`s; each is also written as a file
     tables: dict,     # {heading: rows}; a row with None in it is left out
-    galleries: dict,  # {heading: [Thumbnail, ...]}; the link may be left out, (PNG, lines)
+    galleries: dict,  # {heading: [Thumbnail, ...]}
     paper: str,       # that it goes back to
 ):
     "Write report.html, and the figures beside it."
@@ -150,14 +150,12 @@ def write_page(
         png = as_png(figure.axes)
         write(out / f"{figure.name}.png", png)
         drawn.append((figure.heading, figure.caption, _inside(png)))
-    shown = {heading: [_thumbnail(*each) for each in pictures] for heading, pictures in galleries.items()}
+    shown = {heading: [t._replace(png=_inside(t.png)) for t in pictures] for heading, pictures in galleries.items()}
     page = {"title": title, "story": list(story), "figures": drawn, "galleries": shown, "tables": tables,
             "paper": paper}
     write(out / "report.html", _page.render(**page))
 
 def _inside(png): return base64.b64encode(png).decode()
-
-def _thumbnail(png, lines, link=None): return _inside(png), lines, link
 
 # %% ../nbs/report.ipynb #5bca169b
 def file_link(

@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 
 # %% ../nbs/04_runs.ipynb #ba791120
 from . import __version__
-from .anatomy import bare
+from .anatomy import bare, unnoticed
 from .basics import InputError, cause
 from .data import Examples, check_examples, stream
 from .files import differences, load_tensors, locked, save_tensors, write
@@ -49,7 +49,6 @@ from memloc.training import (
     test_accuracy,
     train_epoch,
     training_precision,
-    unnoticed,
 )
 
 # %% ../nbs/04_runs.ipynb #867cecf1

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['precisions', 'augmentations', 'presets', 'Recipe', 'Preset', 'preset', 'device', 'choose_precision', 'autocast',
            'number_type', 'network_precision', 'evaluating', 'augmented', 'forward', 'training_precision', 'check_own',
-           'predict', 'members', 'accuracy_by_group', 'accuracy', 'test_accuracy', 'Observer', 'unnoticed',
-           'check_classes', 'check_trainable', 'Diverged', 'train_epoch']
+           'predict', 'members', 'accuracy_by_group', 'accuracy', 'test_accuracy', 'Observer', 'check_classes',
+           'check_trainable', 'Diverged', 'train_epoch']
 
 # %% ../nbs/03_training.ipynb #d4f55c3b
 import contextlib
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from tqdm.auto import tqdm
 
-from .anatomy import as_logits, hooked
+from .anatomy import as_logits, hooked, same_modes, unnoticed
 from .basics import InputError, cause, choose
 from .data import Examples, check_examples, stream
 
@@ -160,15 +160,6 @@ def _check_no_inference(model):
                      "make it outside, or copy it there with copy.deepcopy")
 
 @contextlib.contextmanager
-def _same_modes(model):
-    "Every module is afterwards in the mode, training or evaluation, in which it was"
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, training in modes: module.training = training
-
-@contextlib.contextmanager
 def evaluating(
     model: nn.Module,         # any network
     precision: str = "fp32",  # "bf16", "fp32", or "auto": bf16 where the hardware multiplies it
@@ -179,7 +170,7 @@ def evaluating(
     using = network_precision(precision, model, where)
     if grad: _check_no_inference(model)
     leaving = torch.inference_mode(False) if grad else contextlib.nullcontext()
-    with _same_modes(model), leaving, torch.set_grad_enabled(grad), autocast(where, using):
+    with same_modes(model), leaving, torch.set_grad_enabled(grad), autocast(where, using):
         model.eval()
         yield where
 
@@ -353,15 +344,6 @@ class Observer:
     def frame(self) -> pd.DataFrame:
         "The table so far."
         return pd.DataFrame(self.rows)
-
-# %% ../nbs/03_training.ipynb #f3c63c91
-@contextlib.contextmanager
-def unnoticed(
-    model: nn.Module,  # that is trained
-):
-    "A context that leaves the random generators and the mode of each of the model's modules as they were."
-    with _same_modes(model), torch.random.fork_rng():
-        yield
 
 # %% ../nbs/03_training.ipynb #355bfb53
 @contextlib.contextmanager
