@@ -157,9 +157,10 @@ def chosen_layers(
 ) -> dict:                         # {layer: [parameter names]}, in the order asked for, or input to output
     "The layers that are asked for, as `layers` gives them; `InputError` if one of them does not exist."
     known = layers(model)
-    if not names: return known
+    if names is None: return known
     if isinstance(names, str): names = [names]
     choose("layer", names, known)
+    if not names: raise InputError(f"there is no layer in an empty list: choose one of {', '.join(known)}")
     return {name: known[name] for name in names}
 
 # %% ../nbs/02_anatomy.ipynb #e1572a49

@@ -25,13 +25,13 @@ from PIL import Image
 from torch import Tensor
 
 from .anatomy import batch_norms
-from .basics import InputError, choose
+from .basics import Below1, Count, InputError, Seed, Several, check_arguments, checked, choose
 from .data import Examples, add_label_noise, stream, subset
-from .files import write
+from .files import locked, read_json, read_table, write_json, write_table
 from .networks import foreign
 from .report import Figure, Thumbnail, file_link, median_range, percent, spread_of, write_page
 from .runs import fit
-from .settings import Audit, CompareMethods
+from .settings import Audit, CompareMethods, each_once
 from memloc.studies import (
     Lab,
     Part,
@@ -116,6 +116,9 @@ def detection(
 ) -> dict:           # auroc, precision (at the number of wrong labels); in [0, 1]
     "How well a ranking finds wrong labels. `InputError` unless some labels are wrong and some right."
     from sklearn.metrics import roc_auc_score
+    if sorted(ranking) != list(range(len(noisy))):
+        raise InputError(f"the ranking {str(list(ranking)):.60} is not one of {len(noisy)} examples: give the index of "
+                         "each once, most suspicious first")
     ranked = noisy.cpu().numpy()[np.asarray(ranking)]
     wrong = ranked.sum()
     if not 0 < wrong < len(ranked):
@@ -141,12 +144,13 @@ class Margins(Observer):
         self.rows = [{"epoch": epoch, "index": i, "margin": mean} for i, mean in enumerate(means)]
 
 # %% ../nbs/30_auditing.ipynb #794b42a3
+@checked
 def out_of_fold(
     train: Examples,        # labels to be judged; true ones are not looked at
     make,                   # makes a fresh network, called with `seed`
     recipe: Recipe,         # how each is trained
     out: str | Path,        # folder of the runs, fold-0 and so on
-    folds: int = 5,         # how many, each with the same share of every class
+    folds: Several = 5,     # how many, each with the same share of every class
     progress: bool = True,  # show progress bars
 ) -> Tensor:                # probabilities of the classes, (N, classes), on the CPU
     """What networks say of examples that they were not trained on. `InputError` if a class has fewer examples than
@@ -288,11 +292,12 @@ def _noisy_sets(train, noises, kind, seeds):
 # %% ../nbs/30_auditing.ipynb #cec0d9ee
 _columns = ["data", "noise", "kind", "seed", "method", "auroc", "precision", "commit"]
 
-def _rows_so_far(file):
-    "What a contest has found until now"
-    if not file.is_file(): return pd.DataFrame(columns=_columns)
-    # Python's float reads back what was written, to the bit
-    return pd.read_csv(file, converters={"noise": float, "auroc": float, "precision": float})
+def _rows_so_far(out):
+    "What a contest has found until now; older versions have it in the table alone"
+    rows = read_json(out / "compare-methods.json").get("rows")
+    if rows is not None: return rows
+    file = out / "compare.csv"
+    return read_table(file, ["data"], "remove it").to_dict("records") if file.exists() else []
 
 def _what_decides(train, test, make, recipe):
     "The settings that all rows of a contest share"
@@ -302,40 +307,50 @@ def _what_decides(train, test, make, recipe):
     return {"data": data, "network": spec, "recipe": asdict(replace(recipe, seed=0))}
 
 # %% ../nbs/30_auditing.ipynb #57d40ca8
+@checked
 def contest(
-    train: Examples,                   # whose labels are true, as far as is known
-    test: Examples | None,             # for the runs' histories, if there is a test set
-    make,                              # makes a fresh network, called with `seed`
-    recipe: Recipe,                    # how each network is trained
-    out: str | Path,                   # folder of the table, compare.csv, and of all runs
-    noises: tuple = (.1,),             # fractions of labels to make wrong; 0 for data whose own are, and known
-    kind: str = "uniform",             # of noise: uniform, or confused (see `lookalikes`)
-    seeds: tuple = (0,),               # of noise, network and order
-    methods: tuple = methods,          # as for `rankings`
-    progress: bool = True,             # show progress bars
-) -> pd.DataFrame:                     # data, noise, kind, seed, method, auroc, precision, commit
+    train: Examples,                     # whose labels are true, as far as is known
+    test: Examples | None,               # for the runs' histories, if there is a test set
+    make,                                # makes a fresh network, called with `seed`
+    recipe: Recipe,                      # how each network is trained
+    out: str | Path,                     # folder of the table, compare.csv, and of all runs
+    noises: tuple[Below1, ...] = (.1,),  # fractions of labels to make wrong; 0 for data whose own are, and known
+    kind: str = "uniform",               # of noise: uniform, or confused (see `lookalikes`)
+    seeds: tuple[Seed, ...] = (0,),      # of noise, network and order
+    methods: tuple = methods,            # as for `rankings`
+    progress: bool = True,               # show progress bars
+) -> pd.DataFrame:                       # data, noise, kind, seed, method, auroc, precision, commit
     """How well methods find wrong labels where the truth is known: a row a method, noise and seed. The table holds all
     that was ever asked for in this folder. `InputError` for a folder of something else, an unknown kind or method, and
     noise that leaves nothing to find."""
     _check_methods(methods)
-    if not (noises and seeds and methods):
-        raise InputError("nothing was asked for: give at least one noise, one seed and one method")
+    each_once(noises, "noise")
+    each_once(seeds)
+    if not methods: raise InputError(f"no method was asked for: give at least one of {', '.join(_rank_by)}")
     choose("kind", kind, kinds)
     sets = _noisy_sets(train, noises, kind, seeds)
     out = Path(out)
     where = environment(choose_precision(recipe.precision, device()))
-    open_folder(out, "compare-methods", _what_decides(train, test, make, recipe), where)
-    table = _rows_so_far(out / "compare.csv")
-    for (noise, seed), lies in sets.items():
-        done = table.method[(table.noise == noise) & (table.kind == kind) & (table.seed == seed)].tolist()
-        todo = [method for method in dict.fromkeys(methods) if method not in done]
-        runs = out / f"{kind}-{noise:g}" / f"seed-{seed}"
-        for method, ranking in rankings(lies, test, make, replace(recipe, seed=seed), runs, todo, progress):
-            row = {"data": train.name, "noise": noise, "kind": kind, "seed": seed, "method": method,
-                   **detection(ranking, lies.noisy), "commit": where["commit"]}
-            table = pd.DataFrame([*table.to_dict("records"), row])
-            write(out / "compare.csv", table.to_csv(index=False))
-    return table
+    open_folder(out, "compare-methods", _what_decides(train, test, make, recipe), where | {"rows": []})
+    with locked(out):
+        rows = _rows_so_far(out)
+        _keep_rows(out, rows)
+        for (noise, seed), lies in sets.items():
+            done = [r["method"] for r in rows if (r["noise"], r["kind"], r["seed"]) == (noise, kind, seed)]
+            todo = [method for method in dict.fromkeys(methods) if method not in done]
+            runs = out / f"{kind}-{noise:g}" / f"seed-{seed}"
+            for method, ranking in rankings(lies, test, make, replace(recipe, seed=seed), runs, todo, progress):
+                row = {"data": train.name, "noise": noise, "kind": kind, "seed": seed, "method": method,
+                       **detection(ranking, lies.noisy), "commit": where["commit"]}
+                rows.append(row)
+                _keep_rows(out, rows)
+    return pd.DataFrame(rows, columns=_columns)
+
+def _keep_rows(out, rows):
+    "Write down what was found, for us and as a table for people"
+    about = out / "compare-methods.json"
+    write_json(about, read_json(about) | {"rows": rows})
+    write_table(out / "compare.csv", pd.DataFrame(rows, columns=_columns))
 
 # %% ../nbs/30_auditing.ipynb #10d0fe70
 _palette = ("#000000", "#56B4E9", "#E69F00", "#CC79A7", "#7F7F7F")   # colours that mean nothing yet
@@ -391,7 +406,8 @@ def plot_comparison(
             ax.set_axis_off()
             continue
         _panel(ax, shown, measure)
-        ax.set(xlabel="noise", title=f"{data}, {kind}")
+        ax.set_xlabel("noise")
+        ax.set_title(f"{data}, {kind}", parse_math=False)                     # data may be called $
     grid[0].set_xlim(left=0)
     grid[0].set_ylabel("AUROC" if measure == "auroc" else "precision at the number of wrong labels")
     lines = {label: line for ax in grid for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
@@ -479,6 +495,7 @@ class AuditSuspects(Part):
     "All labels, the most suspicious first."
     chapter = 30
     needs = ("training",)
+    words = ("given", "says")
     claims = {
         "memorized": "share of labels that the network gives with memorization neurons",
         "disputed_share": "share of labels that it disputes without them",
@@ -489,8 +506,7 @@ class AuditSuspects(Part):
     def __post_init__(self, show):
         object.__setattr__(self, "show", show)      # no field: whatever it is, what was found holds
 
-    def check(self, lab):
-        if self.show < 1: raise InputError(f"{self.show} pictures were asked for: show at least 1")
+    def check(self, lab): check_arguments({"show": Count}, {"show": self.show})
 
     def compute(self, lab):
         tied, _ = lab.trained
@@ -525,17 +541,13 @@ def say(self: AuditSuspects, section, results):
            f"the AUROC is {section['auroc']:.4f}.")
 
 # %% ../nbs/30_auditing.ipynb #f06a6dd6
-def _ranked(out):
-    "The table of an audit, in which classes are text, whatever they are called"
-    return pd.read_csv(out / "suspects.csv", dtype={"given": str, "says": str}, keep_default_na=False)
-
 @patch
 def figures(self: AuditSuspects, lab, section, tables):
     yield Figure("scores", "How suspicious are the labels?",
         "How far the probability of an example's label falls when the memorization neurons are dropped, against the "
         "number of examples, on a logarithmic scale. At the left, labels that other examples support; at the right, "
         "labels that only the example's own neurons knew. Where the truth is known, wrong labels are orange.",
-        plot_scores(_ranked(lab.out), lab.train))
+        plot_scores(tables["suspects"], lab.train))
 
 # %% ../nbs/30_auditing.ipynb #55168174
 def _png(image):
@@ -563,7 +575,7 @@ def _thumbnail(train, png, s, truth_known):
 
 @patch
 def galleries(self: AuditSuspects, lab, section, tables):
-    worst = _ranked(lab.out)[:self.show]
+    worst = tables["suspects"][:self.show]
     pictures = zip(_pngs(lab.train, worst["index"].tolist()), worst.itertuples(index=False), strict=True)
     shown = [_thumbnail(lab.train, png, s, section["wrong"]) for png, s in pictures]
     return {f"The {len(shown)} most suspicious labels": shown}

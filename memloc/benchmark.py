@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from .anatomy import hooked, layers, neurons
 from .basics import InputError
 from .data import Examples, add_label_noise, load, sample, stream
-from .files import write
+from .files import write, write_table
 from .gradients import GradientAccounting
 from .networks import network
 from .removal import remove_neurons
@@ -269,7 +269,9 @@ def bench(
 ) -> pd.DataFrame:     # a row a comparison: what, unit, ours and plain (units a second), ratio, ratio_min, ratio_max
     "How fast memloc does its work, and how fast the plain way does the same work, in turn in one process."
     settings = Bench(**kwargs)
-    if settings.rounds < 1: raise InputError(f"{settings.rounds} rounds were asked for: give at least 1")
+    if settings.out is not None:
+        try: settings.out.mkdir(parents=True, exist_ok=True)
+        except OSError as e: raise InputError(f"{settings.out} cannot be made ({e.strerror}): choose another") from e
     size = preset(settings.preset)
     batch, width = (64, .25) if size.name == "smoke" else (512, 1.)
     rows = []
@@ -278,7 +280,6 @@ def bench(
             rows += [_row(pair, settings.rounds, bar) for pair in pairs]
     table = pd.DataFrame(rows)
     if settings.out is not None:
-        settings.out.mkdir(parents=True, exist_ok=True)
-        write(settings.out / "bench.csv", table.to_csv(index=False))
+        write_table(settings.out / "bench.csv", table)
         write(settings.out / "bench.png", as_png(plot_bench(table)))
     return table

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['commands', 'about', 'asked', 'one_line', 'parts_apart', 'parse', 'described', 'part_from', 'keep_freed_memory',
-           'main']
+           'Patient', 'patient_streams', 'main']
 
 # %% ../nbs/command.ipynb #ff9343c6
 import contextlib
 import ctypes
 import io
+import os
 import platform
 import re
 import sys
@@ -20,7 +21,7 @@ from importlib import import_module
 import tyro
 
 import memloc
-from .basics import InputError, choose
+from .basics import InputError, choose, on_one_line
 from .settings import Audit, Bench, CompareMethods, Dissect, Dropout, Study, parts_of
 
 # %% ../nbs/command.ipynb #41cc4e78
@@ -115,12 +116,59 @@ def keep_freed_memory():
     libc.mallopt(M_MMAP_MAX, 0)
     libc.mallopt(M_TRIM_THRESHOLD, -1)
 
+# %% ../nbs/command.ipynb #73ce7b35
+class Patient:
+    "A stream that takes everything, whether or not it can be shown."
+    def __init__(self,
+        stream,   # of text; None if there is none
+    ):
+        self.stream = stream
+        self.deaf = stream is None
+        if hasattr(stream, "reconfigure"): stream.reconfigure(errors="backslashreplace")
+
+    def __getattr__(self, name): return getattr(self.stream, name)
+    def isatty(self): return not self.deaf and self.stream.isatty()
+
+    def write(self, text):
+        self._try(lambda: self.stream.write(text))
+        return len(text)
+
+    def flush(self): self._try(lambda: self.stream.flush())
+
+    def _try(self, do):
+        if self.deaf: return
+        try: do()
+        except (OSError, ValueError):                 # a full disk or a broken pipe, or a stream that is closed
+            self.deaf = True
+            self._drop()
+
+    def _drop(self):
+        "Let what waits to be written go nowhere, lest Python complain of it at the end"
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            number = self.stream.fileno()
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+
+@contextlib.contextmanager
+def patient_streams():
+    "A context in which stdout and stderr stop nothing."
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = map(Patient, before)
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr): stream.flush()
+        sys.stdout, sys.stderr = before
+
 # %% ../nbs/command.ipynb #724405d2
 def main(
     argv=None,  # arguments; those of the process if None
 ):
     "The command `memloc`."
     words = sys.argv[1:] if argv is None else list(argv)
+    with patient_streams(): return _answer(words)
+
+def _answer(words):
+    "Do what a command line asks for, or say why not"
     if words == ["--version"]: return print(f"memloc {memloc.__version__}")
     warnings.showwarning = _warn
     try: _run(parse(words))
@@ -140,8 +188,8 @@ def _run(settings):
     if isinstance(found, dict) or name == "compare-methods": print(f"The report is {settings.out / 'report.html'}")
 
 def _warn(message, category, *_, **__):
-    if category is UserWarning: print(f"memloc: {message}", file=sys.stderr)
+    if category is UserWarning: print(f"memloc: {on_one_line(message)}", file=sys.stderr)
 
 def _say(sentence, status):
-    print(f"memloc: {sentence}", file=sys.stderr)
+    print(f"memloc: {on_one_line(sentence)}", file=sys.stderr)
     return status

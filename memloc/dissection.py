@@ -17,15 +17,15 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 from torch import Tensor, nn
 
-from .basics import InputError, cause, choose
+from .basics import Count, InputError, cause, checked, choose
 from .data import Examples, batches, randomize_labels, sample, seeded, subset
-from .files import load_tensors, save_tensors
+from .files import Damaged, differences, identity, load_tensors, save_tensors
 from .fitting import GradientMagnitude, fitting_presets
 from .networks import network
 from .patterns import Gan, Patterns, fit_dcgan, maximize, pattern_presets
 from .report import Figure, percent
 from .runs import Run, fit, overall
-from .settings import Dissect
+from .settings import Dissect, each_once
 from .studies import Lab, Part, conduct, data_name, read_data
 from .style import axes, colors, styled
 from .training import choose_precision, device, evaluating, predict, preset
@@ -49,6 +49,9 @@ def _logits(f, pictures, batch):
 def _both(f1, f2, pictures, batch):
     "What both say"
     if not len(pictures): raise InputError("there are no pictures to compare networks on: give at least one")
+    if pictures.dim() != 4 or not pictures.isfinite().all():
+        raise InputError(f"the pictures, or patterns, to compare networks on are {tuple(pictures.shape)}, and each "
+                         "number in (N, C, H, W) must be finite: give pictures in [0, 1], or uint8")
     a, b = (_logits(f, pictures, batch) for f in (f1, f2))
     if a.shape == b.shape: return a, b
     raise InputError(f"the first network has {a.shape[1]} classes and the second {b.shape[1]}: "
@@ -64,11 +67,12 @@ def divergence(
     q = b.double().log_softmax(1)
     return (p.exp() * (p - q)).sum(1).clamp_min(0)
 
+@checked
 def dissimilarity(
     f1: nn.Module,     # a classifier; any two that take the same pictures and have the same classes will do
     f2: nn.Module,     # the other
     patterns: Tensor,  # pictures, (N, C, H, W) in [0, 1] or uint8: those that f1 likes, as many a class; or test images
-    batch: int = 500,  # pictures a pass
+    batch: Count = 500,  # pictures a pass
 ) -> dict:             # {"mean", "variance"} over the pictures, in nats
     """Dist(f1, f2) of Gu & Tresp 2019, equation 2: the mean of KL(f1(x) || f2(x)). It is not symmetric.
 
@@ -161,12 +165,13 @@ class Neighbours(nn.Module):
         votes[:, self.nearest.classes_] = torch.from_numpy(shares).float()
         return votes
 
+@checked
 def agreement(
-    f1: nn.Module,      # a classifier
-    f2: nn.Module,      # another of the same classes
-    pictures: Tensor,   # (N, C, H, W) in [0, 1] or uint8
-    batch: int = 500,   # pictures a pass
-) -> float:             # in [0, 1]
+    f1: nn.Module,       # a classifier
+    f2: nn.Module,       # another of the same classes
+    pictures: Tensor,    # (N, C, H, W) in [0, 1] or uint8
+    batch: Count = 500,  # pictures a pass
+) -> float:              # in [0, 1]
     "The share of pictures to which both give the same class. `InputError` as for `dissimilarity`."
     a, b = _both(f1, f2, pictures, batch)
     return (a.argmax(1) == b.argmax(1)).double().mean().item()
@@ -192,14 +197,11 @@ class Specimen:
 # %% ../nbs/22_dissection.ipynb #15c5f505
 def _check(settings, makes):
     "`InputError` for settings that no data set would do with"
-    if settings.repeats is not None and settings.repeats < 2:
-        raise InputError(f"{settings.repeats} networks have no spread: give 2 or more")
+    if settings.random: each_once(settings.random, "random")
+    if not settings.others: raise InputError("no others were asked for: name at least one, or none")
     papers = [make for make in settings.others if "/" not in make]           # the others are looked for in a library
     known = [*(make for make in makes if make != "vgg11"), "none"]
     choose("other network", papers, known, "timm/<name> or torchvision/<name>")
-    if not all(0 <= fraction <= 1 for fraction in settings.random):
-        raise InputError(f"{', '.join(map(str, settings.random))} are not all fractions of random labels: "
-                         "give numbers from 0 to 1")
 
 def _resolved(settings, name, size, examples):
     "The settings, with what the preset of a name says where nobody said otherwise"
@@ -319,11 +321,15 @@ def patterns(self: DissectLab,
 ) -> Patterns:
     "The patterns of a network."
     path = self.out / "patterns" / f"{specimen.name}.safetensors"
-    if not path.is_file():
-        path.parent.mkdir(exist_ok=True)
-        found = maximize(self.network(specimen), self.gan().generator, range(len(self.train.classes)), seed=self.seed,
-                         progress=self.progress, **self.pattern_preset.ascent)
-        save_tensors(path, found._asdict(), {})
+    study = self.about() | {"fingerprint": self.train.fingerprint}
+    of = {"network": specimen.name, "study": identity(study), **self.pattern_preset.ascent}
+    try: kept, noted = load_tensors(path)
+    except Damaged: kept = None                                    # as it is before they are made
+    if kept and not differences(of | noted, of): return Patterns(**kept)      # older versions do not say whose
+    found = maximize(self.network(specimen), self.gan().generator, range(len(self.train.classes)), seed=self.seed,
+                     progress=self.progress, **self.pattern_preset.ascent)
+    path.parent.mkdir(exist_ok=True)
+    save_tensors(path, found._asdict(), of)
     return Patterns(**load_tensors(path)[0])
 
 @patch

@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
 from .anatomy import as_logits, batch_norms, hooked, uncompiled
-from .basics import InputError, cause
+from .basics import Count, InputError, cause, checked
 from .networks import Scale, buildable
 from .report import percent
 from .studies import Part
@@ -295,13 +295,19 @@ def drop(
     with torch.inference_mode(False), torch.enable_grad(), uncompiled(): return _smaller(tied, list(shape))
 
 # %% ../nbs/15_extraction.ipynb #6577769c
+@checked
 def cost(
-    model: nn.Module,  # any network
-    shape: tuple,      # of one image, (C, H, W)
-) -> dict:             # {"parameters", "multiply_adds"}
+    model: nn.Module,          # any network
+    shape: tuple[Count, ...],  # of one image, (C, H, W)
+) -> dict:                     # {"parameters", "multiply_adds"}
     "How many parameters a network has, and how many multiply-adds convolutions and matrix products take for an image."
     counter = FlopCounterMode(display=False)
-    with evaluating(model) as where, counter: model(torch.zeros(1, *shape, device=where))
+    with evaluating(model) as where, counter:
+        try:
+            model(torch.zeros(1, *shape, device=where))
+        except (RuntimeError, ValueError) as e:
+            raise InputError(f"{type(model).__name__} does not take images of shape {shape} ({cause(e)}): give "
+                             "the shape of those that it takes") from e
     parameters = sum(p.numel() for p in model.parameters())
     return {"parameters": parameters, "multiply_adds": counter.get_total_flops() // 2}
 

@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .anatomy import batch_norms, hooked
-from .basics import InputError
+from .basics import Count, InputError, checked, choose
 from .data import Examples, stream
 from .report import Figure, percent
 from .runs import overall
@@ -62,10 +62,11 @@ def _passes(model, examples, batch, where):
         yield index, x, F.cross_entropy(forward(model, x, index), y, reduction="sum")
 
 # %% ../nbs/20_fitting.ipynb #790dad62
+@checked
 def input_magnitude(
     model: nn.Module,    # any network; used in eval mode, and left in the mode that it was in
     examples: Examples,  # with the labels that the loss is of
-    batch: int = 500,    # examples a pass
+    batch: Count = 500,  # examples a pass
 ) -> Tensor:             # (N,), on the model's device
     "For each example the sum over input dimensions of |d loss / d x|, x in [0, 1] (Gu & Tresp 2019, section 2)."
     with evaluating(model, grad=True) as where:
@@ -136,10 +137,11 @@ def _listening(modules, squares):
     return (m.register_forward_hook(listen) for m in modules)
 
 # %% ../nbs/20_fitting.ipynb #ebd111f0
+@checked
 def consistency(
     model: nn.Module,    # convolutions, linear layers and batch norms, each called once; used in eval mode
     examples: Examples,  # with the labels that the loss is of
-    batch: int = 100,    # examples a pass
+    batch: Count = 100,  # examples a pass
 ) -> float:              # in [0, 1]; NaN if every gradient is zero
     """The norm of the mean parameter gradient over the mean norm of the examples' gradients: 1 if all pull one way,
     0 if they cancel. Not in the paper. `InputError` for a network with other layers, linear ones that read more than
@@ -263,6 +265,7 @@ def relative_spread(
     """Standard deviation over seeds, relative to the mean over seeds; both are means over epochs. `InputError` for one
     seed."""
     if len(tables) < 2: raise InputError("one seed has no spread: give the tables of two seeds or more")
+    choose("column", column, tables[0].columns)
     values = np.array([table[column] for table in tables], dtype=float)      # (seeds, epochs)
     return float(values.std(0, ddof=1).mean() / values.mean())
 

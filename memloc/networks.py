@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .basics import InputError, cause, choose, home
+from .basics import Count, InputError, Positive, Seed, cause, check_arguments, checked, choose, home
 from .data import Examples
 
 # %% ../nbs/01_networks.ipynb #fd90cbbc
@@ -38,10 +38,12 @@ def buildable(
     f,  # returns an nn.Module; its arguments are plain data, examples or such networks; `seed` is one, pictures are `x`
 ):
     "Decorate `f`: its networks are initialised from `seed` alone, and remember in `.spec` how to `build` them again."
+    kinds = {name: parameter.annotation for name, parameter in inspect.signature(f).parameters.items()}
     @functools.wraps(f)
     def make(*args, **kwargs):
         call = inspect.signature(f).bind(*args, **kwargs)
         call.apply_defaults()
+        check_arguments(kinds, call.arguments)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(call.arguments["seed"])
             model = f(*call.args, **call.kwargs)
@@ -147,11 +149,11 @@ def _widened(channels, width):
 
 @buildable
 def resnet9(
-    channels: int = 3,   # of the images
-    classes: int = 10,   # logits
-    width: float = 1.0,  # factor for the numbers of channels; 1 is the paper's
-    seed: int = 0,       # of the initialisation
-) -> nn.Sequential:      # (N, channels, H, W) floats in [0, 1] to (N, classes) logits, for H and W from 16 on
+    channels: Count = 3,    # of the images
+    classes: Count = 10,    # logits
+    width: Positive = 1.0,  # factor for the numbers of channels; 1 is the paper's
+    seed: Seed = 0,         # of the initialisation
+) -> nn.Sequential:         # (N, channels, H, W) floats in [0, 1] to (N, classes) logits, for H and W from 16 on
     """The ResNet-9 of Maini et al. 2023 (appendix): eight convolutions, a global max pool, a linear layer without bias,
     logits times 0.2."""
     c64, c128, c256 = (_widened(c, width) for c in (64, 128, 256))
@@ -190,11 +192,11 @@ class Bottleneck(nn.Module):
 # %% ../nbs/01_networks.ipynb #96ad33de
 @buildable
 def resnet50(
-    channels: int = 3,   # of the images
-    classes: int = 10,   # logits
-    width: float = 1.0,  # factor for the numbers of channels; 1 is the usual ResNet-50
-    seed: int = 0,       # of the initialisation
-) -> nn.Sequential:      # (N, channels, H, W) floats in [0, 1] to (N, classes) logits, for H and W from 16 on
+    channels: Count = 3,    # of the images
+    classes: Count = 10,    # logits
+    width: Positive = 1.0,  # factor for the numbers of channels; 1 is the usual ResNet-50
+    seed: Seed = 0,         # of the initialisation
+) -> nn.Sequential:         # (N, channels, H, W) floats in [0, 1] to (N, classes) logits, for H and W from 16 on
     "A ResNet-50 for small images: a 3 x 3 stem without pooling (Maini et al. 2023, appendix)."
     inputs = _widened(64, width)
     net = nn.Sequential(OrderedDict(normalize=Normalize(channels), stem=conv_block(channels, inputs)))
@@ -279,11 +281,11 @@ class MeanPatch(nn.Module):
 # %% ../nbs/01_networks.ipynb #fbc558f0
 @buildable
 def vit(
-    channels: int = 3,   # of the images
-    classes: int = 10,   # logits
-    width: float = 1.0,  # factor for the 512 features
-    seed: int = 0,       # of the initialisation
-) -> nn.Sequential:      # (N, channels, H, W) floats in [0, 1] to (N, classes) logits, for H and W from 16 on
+    channels: Count = 3,    # of the images
+    classes: Count = 10,    # logits
+    width: Positive = 1.0,  # factor for the 512 features
+    seed: Seed = 0,         # of the initialisation
+) -> nn.Sequential:         # (N, channels, H, W) floats in [0, 1] to (N, classes) logits, for H and W from 16 on
     """A small vision transformer: 4 x 4 patches, six blocks, eight heads, 512 features and as many hidden units, mean
     over patches."""
     features = 32 * _widened(16, width)                                     # whole heads, whole frequencies
@@ -313,21 +315,21 @@ def _vgg(plan, channels, classes, width):
 # %% ../nbs/01_networks.ipynb #838fea20
 @buildable
 def vgg11(
-    channels: int = 3,   # of the images
-    classes: int = 10,   # logits
-    width: float = 1.0,  # factor for the numbers of channels; 1 is the usual
-    seed: int = 0,       # of the initialisation
-) -> nn.Sequential:      # (N, channels, H, W) floats in [0, 1] to (N, classes) logits, for H and W from 16 on
+    channels: Count = 3,    # of the images
+    classes: Count = 10,    # logits
+    width: Positive = 1.0,  # factor for the numbers of channels; 1 is the usual
+    seed: Seed = 0,         # of the initialisation
+) -> nn.Sequential:         # (N, channels, H, W) floats in [0, 1] to (N, classes) logits, for H and W from 16 on
     "VGG11 with batch norm and one linear layer: eight convolutions in five stages (Gu & Tresp 2019, section 2)."
     return _vgg([[64], [128], [256, 256], [512, 512], [512, 512]], channels, classes, width)
 
 @buildable
 def vgg13(
-    channels: int = 3,   # of the images
-    classes: int = 10,   # logits
-    width: float = 1.0,  # factor for the numbers of channels; 1 is the usual
-    seed: int = 0,       # of the initialisation
-) -> nn.Sequential:      # (N, channels, H, W) floats in [0, 1] to (N, classes) logits, for H and W from 16 on
+    channels: Count = 3,    # of the images
+    classes: Count = 10,    # logits
+    width: Positive = 1.0,  # factor for the numbers of channels; 1 is the usual
+    seed: Seed = 0,         # of the initialisation
+) -> nn.Sequential:         # (N, channels, H, W) floats in [0, 1] to (N, classes) logits, for H and W from 16 on
     "VGG13 with batch norm and one linear layer: ten convolutions in five stages (Gu & Tresp 2019, section 2)."
     return _vgg([[64, 64], [128, 128], [256, 256], [512, 512], [512, 512]], channels, classes, width)
 
@@ -355,11 +357,11 @@ class BasicBlock(nn.Module):
 # %% ../nbs/01_networks.ipynb #5f6157dc
 @buildable
 def resnet32(
-    channels: int = 3,   # of the images
-    classes: int = 10,   # logits
-    width: float = 1.0,  # factor for the numbers of channels; 1 is the usual
-    seed: int = 0,       # of the initialisation
-) -> nn.Sequential:      # (N, channels, H, W) floats in [0, 1] to (N, classes) logits, for H and W from 16 on
+    channels: Count = 3,    # of the images
+    classes: Count = 10,    # logits
+    width: Positive = 1.0,  # factor for the numbers of channels; 1 is the usual
+    seed: Seed = 0,         # of the initialisation
+) -> nn.Sequential:         # (N, channels, H, W) floats in [0, 1] to (N, classes) logits, for H and W from 16 on
     """ResNet-32 for small images: 31 convolutions with batch norm, shortcuts without parameters, a linear layer (Gu &
     Tresp 2019, section 2)."""
     first = inputs = _widened(16, width)
@@ -578,15 +580,16 @@ def _of_library(library, name, train, width, **given):
     return net
 
 # %% ../nbs/01_networks.ipynb #41aabdc2
+@checked
 def network(
-    name: str,                # resnet9, resnet50, vit, vgg11, vgg13 or resnet32; or timm/<name>, torchvision/<name>
-    train: Examples,          # what it will be trained on: it takes such pictures and has a logit a class
-    width: float = 1.0,       # factor for the numbers of channels of the papers' networks; others have none
-    seed: int = 0,            # of the initialisation
+    name: str,              # resnet9, resnet50, vit, vgg11, vgg13 or resnet32; or timm/<name>, torchvision/<name>
+    train: Examples,        # what it will be trained on: it takes such pictures and has a logit a class
+    width: Positive = 1.0,  # factor for the numbers of channels of the papers' networks; others have none
+    seed: Seed = 0,         # of the initialisation
     pretrained: bool = False, # with the weights that timm or torchvision has for it; the last layer is new
-    mean=None,                # of the images it is made for, a number or one a channel; the library's if None
-    std=None,                 # the same of their deviation
-) -> nn.Module:               # (N, C, H, W) floats in [0, 1] to (N, classes) logits
+    mean=None,              # of the images it is made for, a number or one a channel; the library's if None
+    std=None,               # the same of their deviation
+) -> nn.Module:             # (N, C, H, W) floats in [0, 1] to (N, classes) logits
     """A network by its name, for a training set: of the papers, or of a library. `InputError` if there is none of that
     name, it does not take such pictures, or pretrained weights cannot be had."""
     library, _, rest = name.partition("/")

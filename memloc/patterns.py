@@ -22,9 +22,9 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .basics import InputError, cause
+from .basics import Count, InputError, Positive, Seed, Several, Whole, cause, checked
 from .data import Examples, images, stream
-from .files import differences, load_tensors, locked, save_tensors
+from .files import Damaged, differences, load_tensors, locked, save_tensors
 from .networks import Normalize, buildable
 from .report import Figure, percent
 from .studies import Part
@@ -32,6 +32,9 @@ from .style import axes, styled
 from .training import Diverged, autocast, choose_precision, device, evaluating
 
 # %% ../nbs/21_patterns.ipynb #c957b2b3
+def _check_size(size):
+    if len(size) != 2: raise InputError(f"the size {size} is not that of a picture: give (height, width)")
+
 def _kernels(size):
     "Kernel sizes of the four (transposed) convolutions, from the smallest map to the whole picture"
     sizes = [[-(-n // 2**k) for n in size] for k in (3, 2, 1, 0)]
@@ -52,13 +55,14 @@ def _init(net):
 # %% ../nbs/21_patterns.ipynb #92972f26
 @buildable
 def dcgan_generator(
-    size: tuple = (32, 32),  # height and width of the pictures
-    channels: int = 3,       # of the pictures
-    z: int = 100,            # random numbers that a picture is made from
-    width: float = 1.0,      # factor for the numbers of channels; 1 is the usual
-    seed: int = 0,           # of the initialisation
-) -> nn.Sequential:          # (N, z) to (N, channels, *size) in [0, 1]
+    size: tuple[Count, ...] = (32, 32),  # height and width of the pictures
+    channels: Count = 3,                 # of the pictures
+    z: Count = 100,                      # random numbers that a picture is made from
+    width: Positive = 1.0,               # factor for the numbers of channels; 1 is the usual
+    seed: Seed = 0,                      # of the initialisation
+) -> nn.Sequential:                      # (N, z) to (N, channels, *size) in [0, 1]
     "The generator of a DCGAN: four transposed convolutions (Gu & Tresp 2019, section 3)."
+    _check_size(size)
     k1, k2, k3, k4 = _kernels(size)
     a, b, c = _channels(width)
     return _init(nn.Sequential(
@@ -71,12 +75,13 @@ def dcgan_generator(
 # %% ../nbs/21_patterns.ipynb #c9591389
 @buildable
 def dcgan_discriminator(
-    size: tuple = (32, 32),  # height and width of the pictures
-    channels: int = 3,       # of the pictures
-    width: float = 1.0,      # factor for the numbers of channels; 1 is the usual
-    seed: int = 0,           # of the initialisation
-) -> nn.Sequential:          # (N, channels, *size) in [0, 1] to (N, 1), the logit of being real
+    size: tuple[Count, ...] = (32, 32),  # height and width of the pictures
+    channels: Count = 3,                 # of the pictures
+    width: Positive = 1.0,               # factor for the numbers of channels; 1 is the usual
+    seed: Seed = 0,                      # of the initialisation
+) -> nn.Sequential:                      # (N, channels, *size) in [0, 1] to (N, 1), the logit of being real
     "The discriminator of a DCGAN: four convolutions (Gu & Tresp 2019, section 3)."
+    _check_size(size)
     k1, k2, k3, k4 = _kernels(size)
     a, b, c = _channels(width)
     return _init(nn.Sequential(
@@ -126,10 +131,11 @@ def _drawn(train, steps, batch):
         yield images(train, index)                       # in this process: a batch is too few to start others for
 
 # %% ../nbs/21_patterns.ipynb #41e5173b
+@checked
 def generate(
     generator: nn.Module,  # (N, z) to images
-    n: int,                # how many
-    seed: int = 0,         # of their z
+    n: Count,              # how many
+    seed: Seed = 0,        # of their z
 ) -> Tensor:               # (n, C, H, W) in [0, 1], where the generator is
     "What a generator draws in eval mode; the same z for the same seed."
     z = torch.randn(n, generator[0].unflattened_size[0], generator=torch.Generator().manual_seed(seed))
@@ -139,10 +145,11 @@ def _apart(x):
     "The mean distance between two of these pictures"
     return torch.pdist(x.float().flatten(1)).mean()
 
+@checked
 def diversity(
     pictures: Tensor,    # what a generator draws, (n, C, H, W) in [0, 1]
     examples: Examples,  # what it was trained on
-    n: int = 500,        # training images to compare with, at most
+    n: Several = 500,    # training images to compare with, at most
 ) -> float:              # about 1 for good samples, 0 if all are the same picture
     "The mean distance between two samples over that between two training images."
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(0))[:n]
@@ -217,16 +224,17 @@ def _check_finite(losses, first, last, lr):
                    f"try a smaller lr (now {lr}) or another seed")
 
 # %% ../nbs/21_patterns.ipynb #9d099b4e
+@checked
 def fit_dcgan(
     train: Examples,          # to draw like; labels are not used
     out: str | Path,          # folder; a training that was stopped there goes on, a finished one is opened
-    steps: int = 11_730,      # of both networks; the default is the paper's 30 epochs of 50,000 images
-    batch: int = 128,         # real and made images a step
-    width: float = 1.0,       # factor for the channels of both
-    lr: float = 2e-4,         # of Adam
-    seed: int = 0,            # of networks, batches and z
+    steps: Count = 11_730,    # of both networks; the default is the paper's 30 epochs of 50,000 images
+    batch: Count = 128,       # real and made images a step
+    width: Positive = 1.0,    # factor for the channels of both
+    lr: Positive = 2e-4,      # of Adam
+    seed: Seed = 0,           # of networks, batches and z
     precision: str = "auto",  # as in `Recipe`
-    legs: int = 10,           # parts after which it is written down
+    legs: Count = 10,         # parts after which it is written down
     progress: bool = True,    # show a progress bar
 ) -> Gan:
     """Train a DCGAN on the images of a training set (Gu & Tresp 2019, section 3). Warns if its samples have collapsed.
@@ -245,7 +253,9 @@ def fit_dcgan(
     reproducible = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
     with locked(path.parent), torch.random.fork_rng(), reproducible:
         rows, samples = [], both.shown(seed)
-        if path.is_file(): rows, samples = both.resume(path, about)
+        if path.exists():
+            try: rows, samples = both.resume(path, about)
+            except Damaged as e: warnings.warn(f"{str(e).rpartition(': ')[0]}: it is trained anew", stacklevel=2)
         done = len(rows)
         with tqdm(total=steps, initial=ends[done], desc="dcgan", unit="step", disable=not progress) as bar:
             for leg in range(done, legs):
@@ -319,6 +329,13 @@ def _of_class(scores, target):
     return scores.gather(1, target[:, None])[:, 0]
 
 # %% ../nbs/21_patterns.ipynb #9931fb39
+def _check_numbers(classes, keep, steps):
+    "`InputError` for a class that is no whole number, and for a step to keep that never comes"
+    odd = [c for c in classes if int(c) != c] if all(map(np.isfinite, classes)) else classes
+    if odd: raise InputError(f"there is no class {odd[0]}: give the classes' numbers, from 0 on")
+    late = [step for step in keep if step > steps]
+    if late: raise InputError(f"there is no step {late[0]} to keep of {steps}: give steps from 0 to {steps}")
+
 def _start(f, generator, classes, starts, seed, size):
     "z of all starts, (starts, size), their pictures and the network's logits; `InputError` where these do not fit"
     if starts < 1 or not len(classes):
@@ -340,21 +357,23 @@ def _start(f, generator, classes, starts, seed, size):
     return z, pictures, logits
 
 # %% ../nbs/21_patterns.ipynb #4df86c74
+@checked
 def maximize(
     f: nn.Module,             # a network; left as it was
     generator: nn.Module,     # (N, z) to images that the network takes, on the same device; left as it was
     classes,                  # numbers of the classes to maximize
-    starts: int = 100,        # random starts for each
-    steps: int = 1000,        # of gradient ascent
-    lr: float = 0.05,         # a step is lr times the gradient of the class's logit by z
-    seed: int = 0,            # of the starts
+    starts: Count = 100,      # random starts for each
+    steps: Count = 1000,      # of gradient ascent
+    lr: Positive = 0.05,      # a step is lr times the gradient of the class's logit by z
+    seed: Seed = 0,           # of the starts
     precision: str = "auto",  # of the ascent, as in `Recipe`; confidences are computed in the networks' own precision
     progress: bool = True,    # show a progress bar
-    keep=(),                  # steps, 0 to `steps`, after which to keep the pictures
-    z: int = 100,             # random numbers that the generator makes a picture from
+    keep: tuple[Whole, ...] = (),  # steps, 0 to `steps`, after which to keep the pictures
+    z: Count = 100,           # random numbers that the generator makes a picture from
 ) -> Patterns:
     """Gradient ascent on z of a network's class logit through a fixed generator, from all starts at once (Gu & Tresp
     2019, section 3). `InputError` for classes, pictures or z that do not fit, `Diverged` if z is no longer finite."""
+    _check_numbers(classes, keep, steps)
     classes = [int(c) for c in classes]
     f, generator = _fixed(f), _fixed(generator)
     z, before, logits = _start(f, generator, classes, starts, seed, z)
@@ -389,12 +408,13 @@ def probabilities(
 # %% ../nbs/21_patterns.ipynb #0bc13290
 def _laid_out(image): return image.float().cpu().permute(1, 2, 0)       # (H, W, C)
 
+@checked
 @styled
 def plot_patterns(
-    patterns: Patterns,   # of `maximize`
-    starts: int = 3,      # to show, one a row
-    classes: int = 6,     # to show, one a column
-    ax=None,              # starts x (classes + 1) axes to draw on
+    patterns: Patterns,  # of `maximize`
+    starts: Count = 3,   # to show, one a row
+    classes: Count = 6,  # to show, one a column
+    ax=None,             # starts x (classes + 1) axes to draw on
 ):
     "What starts looked like before, and after for several classes, with the network's probability. Returns the axes."
     columns = list(dict.fromkeys(patterns.classes.tolist()))[:classes]

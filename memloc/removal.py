@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .anatomy import Replay, bare, check_open, hooked, neurons
-from .basics import InputError
-from .data import Examples, check_examples, sample, stream
+from .basics import Count, InputError, Least0, Seed, Whole, checked
+from .data import Examples, check_examples, checked_index, sample, stream
 from .report import Figure, percent
 from .studies import Part
 from .style import axes, colors, styled
@@ -170,21 +170,13 @@ def _remove(gates, x, y, values, change, others, most):
         if not len(left): return
 
 # %% ../nbs/13_removal.ipynb #5c51c0bd
-def _check_most(most):
-    "`InputError` for a number of removals that allows none"
-    if most < 1: raise InputError(f"{most} removals at most were asked for: give 1 or more")
-
-def _checked(model, train, indices, most):
+def _checked(model, train, indices):
     "Indices to take apart, (n,), where the training set is; `InputError` if they or the network cannot be"
     check_open(model)
-    index = torch.as_tensor(indices, device=train.y.device).flatten()
+    index = checked_index(train, indices).to(train.y.device).flatten()
     if getattr(model, "takes_index", False):
         raise InputError("neuron removal is for networks without example-tied dropout: give the plain network")
-    _check_most(most)
     if not len(index): raise InputError("no examples were given to take apart: give at least one index")
-    if not 0 <= index.min() <= index.max() < len(train):
-        raise InputError(f"the indices go from {int(index.min())} to {int(index.max())}, and {train.name} has "
-                         f"{len(train)} examples: give indices from 0 to {len(train) - 1}")
     return index
 
 @torch.no_grad()
@@ -215,25 +207,26 @@ def _frozen(model):
         for p in trained: p.requires_grad_(True)
 
 # %% ../nbs/13_removal.ipynb #886abae3
+@checked
 @torch.inference_mode(False)
 def remove_neurons(
-    model: nn.Module,         # any network, trained
-    train: Examples,          # its training set
-    indices,                  # examples to take apart, which the network gets right
-    max_removed: int = 100,   # removals at most; of an example that has not flipped by then no row says flipped
-    exact: bool = False,      # try every neuron instead of first-order scores; for small networks
-    copies: int = 5,          # noisy inputs to average first-order scores over
-    noise: float = 0.01,      # their noise, as a fraction of the input's norm
-    batch: int = 50,          # examples taken apart at a time
-    seed: int = 0,            # of the noise
-    precision: str = "auto",  # as in `Recipe`
-    progress: bool = True,    # show a progress bar
-) -> pd.DataFrame:            # a row a removal: index, noisy, step (from 1), layer, neuron, flipped
+    model: nn.Module,          # any network, trained
+    train: Examples,           # its training set
+    indices,                   # examples to take apart, which the network gets right
+    max_removed: Count = 100,  # removals at most; of an example that has not flipped by then no row says flipped
+    exact: bool = False,       # try every neuron instead of first-order scores; for small networks
+    copies: Count = 5,         # noisy inputs to average first-order scores over
+    noise: Least0 = 0.01,      # their noise, as a fraction of the input's norm
+    batch: Count = 50,         # examples taken apart at a time
+    seed: Seed = 0,            # of the noise
+    precision: str = "auto",   # as in `Recipe`
+    progress: bool = True,     # show a progress bar
+) -> pd.DataFrame:             # a row a removal: index, noisy, step (from 1), layer, neuron, flipped
     """Remove, for one example at a time, the neuron that matters most to it and least to the others, until its
     prediction flips (Maini et al. 2023, section 4.1). `InputError` for an index out of range or an example that is not
     answered right."""
     check_examples(train)
-    index = _checked(model, train, indices, max_removed)
+    index = _checked(model, train, indices)
     lies = [None] * len(train) if train.y_true is None else train.noisy.tolist()
     rows = []
     bar = tqdm(total=len(index), desc="removing neurons", disable=not progress)
@@ -284,11 +277,12 @@ def _right_after(model, few, removed, precision, progress):
                 bar.update(len(index))
     return right
 
+@checked
 def accuracy_after(
     model: nn.Module,         # the network that was taken apart
     train: Examples,          # its training set
     removals: pd.DataFrame,   # of `remove_neurons`
-    examples: int = 1000,     # training examples to measure on, the same as in `accuracy_without`
+    examples: Count = 1000,   # training examples to measure on, the same as in `accuracy_without`
     precision: str = "auto",  # as in `Recipe`
     progress: bool = True,    # show a progress bar
 ) -> pd.DataFrame:            # a row an example: index, noisy, removed, flipped, clean_after, noisy_after (all_after)
@@ -305,25 +299,28 @@ def accuracy_after(
     return pd.DataFrame(rows)
 
 # %% ../nbs/13_removal.ipynb #399c6bcd
+@checked
 def answers_without(
     model: nn.Module,         # any network
     train: Examples,          # with the example in it
-    index: int,               # the example
+    index: Whole,             # the example
     sets,                     # of neurons: a sequence of sequences of (layer, neuron)
     precision: str = "auto",  # as in `Recipe`
 ) -> pd.DataFrame:            # a row a set, a column a class: probabilities
     "What a network says of one example with each set of neurons off."
+    if not len(sets): raise InputError("no sets of neurons were given: give at least one, [] for the network as it is")
     with evaluating(model, precision) as where, Gates(model, train) as gates:
         values = _without(gates, sets, where)
-        _, x, _ = _batch(train, torch.tensor([int(index)]), where)
+        _, x, _ = _batch(train, checked_index(train, [index]), where)
         return pd.DataFrame(gates(x.expand(len(values), -1, -1, -1), values).softmax(1).cpu().numpy())
 
 # %% ../nbs/13_removal.ipynb #2fdff745
+@checked
 def accuracy_without(
     model: nn.Module,         # any network
     train: Examples,          # its training set
     off,                      # neurons, a sequence of (layer, neuron)
-    examples: int = 1000,     # training examples to measure on, always the same ones
+    examples: Count = 1000,   # training examples to measure on, always the same ones
     precision: str = "auto",  # as in `Recipe`
 ) -> dict:                    # {"clean", "noisy"} where truth is known, else {"all"}; None for a group without examples
     "Accuracy on training examples with a set of neurons off."
@@ -361,12 +358,13 @@ def _plot_where(groups, layers, ax):
     ax.set(ylabel="share of removed neurons", title="Where they are")
 
 # %% ../nbs/13_removal.ipynb #50be0803
+@checked
 @styled
 def plot_removals(
-    removals: pd.DataFrame,  # of `remove_neurons`
-    max_removed: int = 100,  # that was allowed
-    layers=None,             # in the order to show them in; as they come if None
-    ax=None,                 # two axes to draw on
+    removals: pd.DataFrame,    # of `remove_neurons`
+    max_removed: Count = 100,  # that was allowed
+    layers=None,               # in the order to show them in; as they come if None
+    ax=None,                   # two axes to draw on
 ):
     """How many neurons clean and noisy examples take (all, where the truth is not known), and in which layers they are.
     Returns the two axes."""
@@ -392,6 +390,7 @@ def _summary(removals, after, layers, most):
         "accuracy_after": {group: None if pd.isna(mean) else float(mean) for group, mean in means.items()}}
 
 # %% ../nbs/13_removal.ipynb #946132ff
+@checked
 @dataclass(frozen=True)
 class StudyRemoval(Part):
     "Clean and noisy examples taken apart, neuron by neuron."
@@ -403,11 +402,9 @@ class StudyRemoval(Part):
         "removed_layers": "layers with a twentieth or more of the neurons removed for noisy examples, as a share",
         "after_noisy": "clean accuracy once a noisy example has flipped, mean",
         "after_clean": "clean accuracy once a clean example has flipped, mean"}
-    max_removed: int = 100   # neurons to remove at most, for one example
+    max_removed: Count = 100  # neurons to remove at most, for one example
 
     def fits(self, lab): neurons(lab.network(), lab.train)
-
-    def check(self, lab): _check_most(self.max_removed)
 
     def compute(self, lab):
         model = lab.plain.model().to(device())

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .anatomy import check_open, chosen_layers
-from .basics import InputError
+from .basics import Count, InputError, Positive, Seed, checked
 from .data import Examples, stream, subset
 from .report import Figure, percent
 from .rewinding import owners, taken
@@ -137,15 +137,16 @@ def _check_network(network, run):
                          "before the first step")
 
 # %% ../nbs/12_retraining.ipynb #cc20f0a9
+@checked
 @torch.inference_mode(False)
 def retrain(
     run: Run,                    # a finished run that kept its checkpoint of epoch 0, ours or anyone's (`Run.of`)
     train: Examples,             # the training set of that run
     layers: list | None = None,  # which, one at a time; all if None
-    epochs: int = 20,            # to train each for
-    lr: float = 0.01,            # learning rate at its peak, after a fifth of the epochs
-    seed: int = 0,               # of the order of the examples
-    batch: int | None = None,    # examples a step, at most; if None the run's own, 128 where nobody knows it
+    epochs: Count = 20,          # to train each for
+    lr: Positive = 0.01,         # learning rate at its peak, after a fifth of the epochs
+    seed: Seed = 0,              # of the order of the examples
+    batch: Count | None = None,  # examples a step, at most; if None the run's own, 128 where nobody knows it
     precision: str = "auto",     # as in `Recipe`
     progress: bool = True,       # show a progress bar
 ) -> pd.DataFrame:               # a row a layer and epoch, from 0 (put back, untrained) on: layer, epoch, clean, noisy
@@ -193,6 +194,7 @@ def plot_retraining(
     return both
 
 # %% ../nbs/12_retraining.ipynb #84fb48c1
+@checked
 @dataclass(frozen=True)
 class StudyRetraining(Part):
     "Every layer of the plain network put back to its start, and trained anew on clean examples."
@@ -202,8 +204,8 @@ class StudyRetraining(Part):
         "retrained": "share of layers that give the wrong labels back after retraining on clean examples",
         "retrained_layers": "  layers that do not",
     }
-    epochs: int = 20    # to train each layer for; no more than the network itself was trained
-    lr: float = 0.01    # learning rate at its peak, after a fifth of the epochs
+    epochs: Count = 20   # to train each layer for; no more than the network itself was trained
+    lr: Positive = 0.01  # learning rate at its peak, after a fifth of the epochs
 
     def check(self, lab):
         Recipe(self.epochs, lr=self.lr, peak=None)                     # refuses fewer than one epoch

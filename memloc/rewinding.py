@@ -18,7 +18,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .anatomy import Replay, check_open, chosen_layers, uncompiled
-from .basics import InputError, choose
+from .basics import Count, InputError, checked, choose
 from .data import Examples, stream
 from .report import Figure, matrix, percent
 from .runs import Run, memorized_during
@@ -111,6 +111,7 @@ def _right(model, names, states, train, batch, precision, progress, keep):
     return counts.cpu(), which.cpu()
 
 # %% ../nbs/11_rewinding.ipynb #6a0b6609
+@checked
 @torch.inference_mode(False)
 def rewind(
     run: Run,                    # a finished run with its checkpoints, ours or anyone's (`Run.of`)
@@ -118,7 +119,7 @@ def rewind(
     layers: list | None = None,  # which; all if None
     epochs: list | None = None,  # to put them back to; all that have a checkpoint if None
     take: str = "parameters",    # what a layer takes along, as for `taken`
-    batch: int = 500,            # examples a pass
+    batch: Count = 500,          # examples a pass
     precision: str = "auto",     # as in `Recipe`
     progress: bool = True,       # show a progress bar
     examples: bool = False,      # say which examples are right as well, in a column `right` of (N,) bool arrays
@@ -128,11 +129,13 @@ def rewind(
     that do not exist, and for a network that does not do the same each time."""
     run.check(train)
     choose("take", take, takes)
+    if epochs is None: epochs = run.epochs
+    if not len(epochs): raise InputError("there is no epoch in an empty list: give at least one, or None for all")
     model = run.model()
     check_open(model)
     names = {layer: taken(model, parameters, take) for layer, parameters in chosen_layers(model, layers).items()}
     needed = {name for mine in names.values() for name in mine}
-    states = _states(run, run.epochs if epochs is None else epochs, needed, device())
+    states = _states(run, epochs, needed, device())
     model.to(device(), memory_format=torch.channels_last)
     model.requires_grad_(False)                          # autocast may keep bf16 copies of weights that could learn
     counts, which = _right(model, names, states, train, batch, precision, progress, examples)

@@ -9,7 +9,6 @@ __all__ = ['rival_names', 'standard_dropout', 'rival_networks', 'compare_network
 
 # %% ../nbs/16_rivals.ipynb #9ef23253
 import copy
-import json
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,14 +22,14 @@ from fastcore.meta import delegates
 from torch import Tensor, nn
 
 from .anatomy import blocks
-from .basics import InputError, choose
+from .basics import Above0, Below1, Count, InputError, Seed, Share, checked, choose
 from .data import Examples, add_label_noise, plot_examples, subset
 from .extraction import drop
-from .files import write
+from .files import Damaged, read_json, write_json
 from .networks import buildable
 from .report import Figure, matrix, percent
 from .runs import fit
-from .settings import Dropout, defaults
+from .settings import Dropout, defaults, each_once
 from .studies import Lab, Part, check_noise, conduct, data_name, noisy_data
 from .style import axes, colors, styled
 from .tied_dropout import Tied, dropped, in_mode, mode_accuracy, plot_modes, plot_spread, tie
@@ -47,13 +46,17 @@ def _silence(p, dim, module, inputs, out):
 @buildable
 def standard_dropout(
     model: nn.Module,           # any network
-    p: float = 0.5,             # probability with which a neuron is silent in a training step
+    p: Below1 = 0.5,            # probability with which a neuron is silent in a training step
     names: list | None = None,  # blocks, as in `tie`
-    seed: int = 0,              # of nothing: the draws are those of torch's generator
+    seed: Seed = 0,             # of nothing: the draws are those of torch's generator
     x: Tensor | None = None,    # a few images, as in `tie`
 ) -> nn.Module:                 # the same network
     "Add dropout of neurons behind the blocks of a network, drawn anew for each example in each step."
-    for name, site in blocks(model, x).items():
+    found = blocks(model, x)
+    if names is not None:
+        choose("block", names, found)
+        if not names: raise InputError(f"there is no block in an empty list: choose one of {', '.join(found)}")
+    for name, site in found.items():
         if names is not None and name not in names: continue
         model.get_submodule(site.module).register_forward_hook(partial(_silence, p, site.dim))
     return model
@@ -61,17 +64,19 @@ def standard_dropout(
 # %% ../nbs/16_rivals.ipynb #264098fb
 rival_names = ("standard dropout", "sparse", "narrow")
 
+@checked
 def rival_networks(
     make,                       # called without arguments, makes a new network
     shape: tuple,               # of one image, (C, H, W)
-    p_gen: float = 0.2,         # as in `tie`
-    p_mem: float = 0.1,         # as in `tie`
+    p_gen: Above0 = 0.2,        # as in `tie`
+    p_mem: Share = 0.1,         # as in `tie`
     names: list | None = None,  # blocks, as in `tie`
-    seed: int = 0,              # which neurons the sparse network has
+    seed: Seed = 0,             # which neurons the sparse network has
     which=rival_names,          # rivals to make
 ) -> dict:                      # {"standard dropout", "sparse", "narrow": untrained network}, those asked for
     "What example-tied dropout is to be compared with, apart from the plain network (Maini et al. 2023, section 4.2)."
     choose("rival", which, rival_names)
+
     x = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
     rivals = {}
     for name in which:
@@ -95,11 +100,15 @@ def _measure(name, model, train, test):
         rows = [row]
     return [{k: None if pd.isna(v) else v for k, v in row.items()} for row in rows]
 
-def _measured(path, name, model, train, test):
-    "The rows of the finished run in folder `path`, which are kept beside it"
-    file = path / "accuracy.json"
-    if not file.is_file(): write(file, json.dumps(_measure(name, model, train, test)))
-    return json.loads(file.read_text())
+def _measured(run, name, model, train, test):
+    "The rows of a finished run, which are kept beside it"
+    file = run.path / "accuracy.json"
+    of = {"run": run.identity, "name": name}
+    try: kept = read_json(file)
+    except Damaged: kept = {}
+    if kept.items() >= of.items(): return kept["rows"]
+    write_json(file, of | {"rows": _measure(name, model, train, test)})
+    return read_json(file)["rows"]
 
 def compare_networks(
     models: dict,           # {name: network}, trained in place
@@ -111,11 +120,12 @@ def compare_networks(
 ) -> pd.DataFrame:          # a row a network, or a row for each mode of a tied one: mode, clean, noisy, test
     """Train networks on the same data and measure them. What has been trained and measured in `out` before is not done
     again."""
+    if not models: raise InputError("no models were given to compare: give {name: network}, with one at least")
     rows = []
     for name, model in models.items():
         path = Path(out) / name.replace(" ", "-")
-        fit(model, train, test, replace(recipe, keep=(-1,)), path, progress=progress, every=recipe.epochs)
-        rows += _measured(path, name, model, train, test)
+        run = fit(model, train, test, replace(recipe, keep=(-1,)), path, progress=progress, every=recipe.epochs)
+        rows += _measured(run, name, model, train, test)
     return pd.DataFrame(rows)
 
 # %% ../nbs/16_rivals.ipynb #633e5a24
@@ -128,22 +138,25 @@ def pair_name(
     "What a tied network is called in a map; with dashes for spaces, the name of its folder."
     return f"p_gen {p_gen} p_mem {p_mem}"
 
+@checked
 def accuracy_map(
     make,                           # called without arguments, makes a new network
     train: Examples,                # to train on
     test: Examples | None,          # a test set, if there is one
     recipe: Recipe,                 # how
     out: str | Path,                # folder; each pair is a run in it
-    p_gens=(0.1, 0.2, 0.4),         # values of p_gen
-    p_mems=(0.02, 0.05, 0.1, 0.2),  # values of p_mem
+    p_gens: tuple[Above0, ...] = (0.1, 0.2, 0.4),  # values of p_gen
+    p_mems: tuple[Share, ...] = (0.02, 0.05, 0.1, 0.2),  # values of p_mem
     names: list | None = None,      # blocks, as in `tie`
-    seed: int = 0,                  # who owns what
+    seed: Seed = 0,                 # who owns what
     progress: bool = True,          # show progress bars
 ) -> pd.DataFrame:                  # a row a pair: p_gen, p_mem, own_clean, own_noisy, clean, noisy, test
     """Train a tied network for each p_gen and p_mem (Maini et al. 2023, section 4.2), and measure its accuracy in mode
     own, and what is left after dropping (and recalibrating). `InputError` where no label is known to be wrong."""
     if not train.noisy.any():
         raise InputError(f"no label of {train.name} is wrong, so there is nothing to forget: add label noise")
+    each_once(p_gens, "p_gen")
+    each_once(p_mems, "p_mem")
     pairs = [(p_gen, p_mem) for p_gen in p_gens for p_mem in p_mems]
     models = [tie(make(), train, *pair, names, seed) for pair in pairs]      # all, so that none is refused later
     rows = []
@@ -208,10 +221,11 @@ def forgotten(
     return frame.sort_values("confidence", ascending=False, ignore_index=True)
 
 # %% ../nbs/16_rivals.ipynb #0bc104eb
+@checked
 def plot_forgotten(
     frame: pd.DataFrame,  # rows of `forgotten`
     train: Examples,      # the training set
-    most: int = 16,       # pictures at most
+    most: Count = 16,     # pictures at most
 ):
     """The first pictures of a table of forgotten examples: above each, its label, and below that what the network now
     says. Returns the array of axes."""
@@ -242,7 +256,8 @@ class DropoutLab(Lab):
 
     def read(self, settings):
         noises = [float(noise) for noise in settings.noise]
-        if not noises or len(set(noises)) < len(noises): raise InputError("give each noise once, and at least one")
+        each_once(noises, "noise")
+        if not settings.rivals: raise InputError(f"no rivals were asked for: name {', '.join(rival_names)}, or none")
         train, test = noisy_data(settings, 0, self.seed)
         self.sets = {noise: add_label_noise(train, noise, self.seed) if noise else train for noise in noises}
         for noise, examples in self.sets.items(): check_noise(examples, noise)
@@ -464,9 +479,8 @@ class DropoutMap(Part):
 
     def check(self, lab):
         p_gens, p_mems = lab.settings.map_p_gen, lab.settings.map_p_mem
-        if not p_gens or not p_mems or len(set(p_gens)) < len(p_gens) or len(set(p_mems)) < len(p_mems):
-            raise InputError("give each p_gen and each p_mem of the map once, and at least one of each, "
-                             "or leave the map out with --parts")
+        each_once(p_gens, "map_p_gen")
+        each_once(p_mems, "map_p_mem")
         for p_gen in p_gens: tie(lab.network(), lab.train, p_gen, p_mems[0], lab.names)
         for p_mem in p_mems: tie(lab.network(), lab.train, p_gens[0], p_mem, lab.names)
 
@@ -537,7 +551,7 @@ def compared(
     seeds = sorted(out.glob("seed-*"), key=lambda folder: int(folder.name.removeprefix("seed-")))
     if seeds: return pd.concat([compared(folder) for folder in seeds], ignore_index=True)
     file = out / "results.json"
-    results = json.loads(file.read_text()) if file.is_file() else {}
+    results = read_json(file, "run memloc dropout again, which computes it anew") if file.is_file() else {}
     if "comparison" not in results:
         raise InputError(f"{out} holds no finished comparison: run memloc dropout --out {out} first")
     rows = []

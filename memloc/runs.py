@@ -6,6 +6,7 @@
 __all__ = ['plot_history', 'Run', 'fit', 'overall', 'memorized_during']
 
 # %% ../nbs/04_runs.ipynb #4b49198b
+import contextlib
 import copy
 import glob
 import json
@@ -30,9 +31,20 @@ from tqdm.auto import tqdm
 # %% ../nbs/04_runs.ipynb #ba791120
 from . import __version__
 from .anatomy import bare, unnoticed
-from .basics import InputError, cause
+from .basics import Count, InputError, cause, checked
 from .data import Examples, check_examples, stream
-from .files import differences, load_tensors, locked, save_tensors, write
+from memloc.files import (
+    Damaged,
+    differences,
+    identity,
+    load_tensors,
+    locked,
+    read_json,
+    read_table,
+    save_tensors,
+    write_json,
+    write_table,
+)
 from .networks import build, foreign
 from .pictures import some
 from .style import axes, colors, styled
@@ -78,15 +90,15 @@ class Run:
         self.path = Path(path)
         self._model = None if model is None else bare(model)
         about = self.path / "run.json"
-        if not about.is_file():
+        if not about.exists():
             raise InputError(f"{path} holds no run: give a folder that `fit` has written, "
                              "or Run.of(network, checkpoints, train) for those of a training of your own")
-        self.about = json.loads(about.read_text())
+        self.about = read_json(about, "call fit again with the same settings, which writes it anew")
 
     def __repr__(self): return f"Run({str(self.path)!r}, {len(self.epochs)} checkpoints)"
     def __str__(self): return str(self.path)
 
-    def _file(self, kind, epoch): return self.path / f"{kind}-{epoch:04d}.safetensors"
+    def _file(self, kind, epoch): return _file(self.path, kind, epoch)
 
     @property
     def recipe(self) -> Recipe | None:
@@ -96,21 +108,59 @@ class Run:
     @property
     def epochs(self) -> list:
         "Epochs that have a checkpoint."
-        return sorted(int(f.stem.removeprefix("epoch-")) for f in self.path.glob("epoch-*.safetensors"))
+        return _epochs(self.path)
+
+    @property
+    def identity(self) -> str:
+        "By what its files know it: ten hex digits that follow from recipe, network and data."
+        return _identity(self.about)
 
     @property
     def history(self) -> pd.DataFrame:
         "A row an epoch: epoch, lr, loss, clean and noisy (all, where the truth is not known), test; empty at first."
-        path = self.path / "history.csv"
-        if not path.is_file(): return pd.DataFrame()
-        words = pd.read_csv(path, dtype=str)
-        return words.map(float).astype({"epoch": int})   # Python's float reads back what was written, to the bit
+        if not self.epochs: return pd.DataFrame()
+        _, noted = _read_own(self, "epoch", self.epochs[-1])
+        return pd.DataFrame(_history(self, noted), dtype=float).astype({"epoch": int})
 
     @property
     def seconds(self) -> float:
         "How long training has taken so far, over all the times that it was started."
-        _, noted = load_tensors(self._file("resume", self.epochs[-1]))
+        _, noted = _read_own(self, "resume", self.epochs[-1])
         return noted["seconds"]
+
+# %% ../nbs/04_runs.ipynb #31e4bebe
+def _file(path, kind, epoch): return path / f"{kind}-{epoch:04d}.safetensors"
+
+def _epochs(path):
+    "Epochs that have a checkpoint in a folder; what tools for copying make of the names is nobody's"
+    named = (re.fullmatch(r"epoch-(\d{4,})\.safetensors", file.name) for file in path.glob("epoch-*"))
+    return sorted(int(name[1]) for name in named if name)
+
+_decides = ("recipe", "network", "data")
+
+def _identity(about):
+    "Ten hex digits that follow from what decides the bits of a run"
+    return identity({key: about[key] for key in _decides})
+
+def _read_own(run, kind, epoch):
+    "The tensors in a file of a run, and what is noted there; `Damaged` if it is not what its name says"
+    file = run._file(kind, epoch)
+    tensors, noted = load_tensors(file, _advice(run, epoch))
+    is_ = {"kind": kind, "epoch": epoch, "run": run.identity}
+    wrong = differences(is_ | noted, is_)                          # those of older versions do not say what they are
+    if wrong: raise Damaged(f"{file} is damaged (it is of {', '.join(wrong)}): {_advice(run, epoch)}")
+    return tensors, noted
+
+def _advice(run, epoch):
+    "What to do about a file that is damaged"
+    if epoch >= run.epochs[-1]: return "call fit again with the same settings, which goes on from the one before"
+    return "what does not ask for it can still be had; for the rest, train into another folder"
+
+def _history(run, noted):
+    "Rows, {column: value}, from what is noted in a checkpoint; from the table where an older version wrote that"
+    if "history" in noted: return noted["history"]
+    table = read_table(run.path / "history.csv", advice="train into another folder")
+    return table.astype(object).where(table.notna(), None).to_dict("records")
 
 # %% ../nbs/04_runs.ipynb #f4f7853b
 @patch
@@ -119,9 +169,8 @@ def _planned(self: Run): return self.recipe.epochs
 @patch
 def _found(self: Run, epoch):
     "What the file of a checkpoint holds, and what to call it"
-    path = self._file("epoch", epoch)
-    tensors, _ = load_tensors(path)
-    return tensors, path
+    tensors, _ = _read_own(self, "epoch", epoch)
+    return tensors, self._file("epoch", epoch)
 
 @patch
 def state(self: Run,
@@ -260,11 +309,10 @@ def _about(model, train, test, recipe, precision):
 
 def _open(path, about, model):
     "The run in folder `path`, new or begun with these settings"
-    if not (path / "run.json").is_file():
-        write(path / "run.json", json.dumps(about, indent=1))
-        return Run(path, model)
-    run = Run(path, model)
-    differ = differences(run.about, {k: about[k] for k in ("recipe", "network", "data")})
+    try: run = Run(path, model)
+    except InputError: return _begun(path, about, model)             # there is no run.json, or it is damaged
+    differ = differences(run.about, {k: about[k] for k in _decides})
+    if differ and _owners(path) == {_identity(about)}: return _begun(path, about, model)     # run.json is another's
     if differ:
         raise InputError(f"{path} holds a run with other settings ({'; '.join(differ)}): choose another folder, "
                          "or the same settings to go on")
@@ -273,6 +321,21 @@ def _open(path, about, model):
             warnings.warn(f"{path} was begun with {k} {run.about[k]} and goes on with {about[k]}: the bits may differ",
                           stacklevel=2)
     return run
+
+def _owners(path):
+    "The identities of the runs that the whole checkpoints in a folder belong to; None for one of an older version"
+    found = set()
+    for epoch in _epochs(path):
+        with contextlib.suppress(Damaged): found.add(load_tensors(_file(path, "epoch", epoch))[1].get("run"))
+    return found
+
+def _begun(path, about, model):
+    "A run that begins, or whose run.json is lost; `InputError` if the checkpoints in its folder are not its own"
+    if _owners(path) - {_identity(about)}:
+        raise InputError(f"{path} has no run.json that can be read, and holds checkpoints of a run with other "
+                         "settings: choose another folder, or the same settings to go on")
+    write_json(path / "run.json", about)
+    return Run(path, model)
 
 # %% ../nbs/04_runs.ipynb #9f1fab6e
 @dataclass
@@ -286,6 +349,7 @@ class _Training:
     observers: list
     precision: str
     every: int       # epochs between measurements of accuracy
+    history: list    # of rows, {column: value}
 
 def _momentum(this):
     "{parameter's name: its momentum}, of those that have been moved"
@@ -293,17 +357,19 @@ def _momentum(this):
     return {name: state["momentum_buffer"] for name, state in states.items() if "momentum_buffer" in state}
 
 # %% ../nbs/04_runs.ipynb #b9b7dd1f
-def _checkpoint(this, epoch, seconds, row):
-    "Write what an epoch leaves: first what resuming needs, last the checkpoint that says the epoch is done"
+def _checkpoint(this, epoch, seconds):
+    "Write what an epoch leaves: first what resuming needs, then the checkpoint that says the epoch is done"
     run = this.run
-    history = run.history
-    if len(history): history = history[history.epoch < epoch]
-    history = pd.concat([history.astype(object), pd.DataFrame([row], dtype=object)])
-    write(run.path / "history.csv", history.to_csv(index=False))
-    rows = {o.name: o.rows for o in this.observers}
-    save_tensors(run._file("resume", epoch), _momentum(this), {"seconds": seconds, "observers": rows})
-    save_tensors(run._file("epoch", epoch), bare(this.model).state_dict(), {})
+    is_ = {"epoch": epoch, "run": run.identity}
+    resume = {"kind": "resume", **is_, "seconds": seconds, "observers": {o.name: o.rows for o in this.observers}}
+    save_tensors(run._file("resume", epoch), _momentum(this), resume)
+    about = {"kind": "epoch", **is_, "history": this.history}
+    save_tensors(run._file("epoch", epoch), bare(this.model).state_dict(), about)
     _tidy(run, epoch)
+
+def _show(this):
+    "Write the history as a table, for people"
+    write_table(this.run.path / "history.csv", pd.DataFrame(this.history, dtype=object))
 
 def _tidy(run, epoch):
     "Remove what is older than the last two checkpoints and is not to be kept"
@@ -319,17 +385,15 @@ def _resume(this):
     "Put everything where the newest whole checkpoint left it; its epoch (None without one), and the seconds until then"
     run = this.run
     for epoch in reversed(run.epochs):
-        numbers = run._file("epoch", epoch)
-        rest = run._file("resume", epoch)
-        if not rest.exists(): continue                                     # older than the last two
+        if not run._file("resume", epoch).exists(): continue               # older than the last two
         try:
-            state, _ = load_tensors(numbers)
-            momentum, noted = load_tensors(rest)
-        except InputError as e:
-            warnings.warn(f"{e}; that is what happens now", stacklevel=2)
-            numbers.unlink(missing_ok=True)
-            rest.unlink(missing_ok=True)
+            state, about = _read_own(run, "epoch", epoch)
+            momentum, noted = _read_own(run, "resume", epoch)
+        except Damaged as e:
+            warnings.warn(f"{str(e).rpartition(': ')[0]}: going on from the one before", stacklevel=2)
+            for kind in ("epoch", "resume"): run._file(kind, epoch).unlink(missing_ok=True)
             continue
+        this.history = [row for row in _history(run, about) if row["epoch"] <= epoch]
         _put_back(this, state, momentum, noted["observers"])
         return epoch, noted["seconds"]
     return None, 0.
@@ -355,7 +419,7 @@ def _epoch(this, epoch, bar):
     if epoch > 0:
         losses = train_epoch(epoch, this.model, this.optimizer, this.train, this.run.recipe, this.observers,
                              this.precision, bar)
-        _check_finite(losses, epoch, this.run)
+        _check_finite(losses, this.model, epoch, this.run)
         row |= {"lr": this.optimizer.param_groups[0]["lr"], "loss": losses.mean().item()}
     with unnoticed(this.model):
         if epoch > 0:
@@ -364,13 +428,20 @@ def _epoch(this, epoch, bar):
     bar.set_postfix({group: f"{value:.3f}" for group, value in measured.items() if value is not None})
     return row | measured
 
-def _check_finite(losses, epoch, run):
-    "`Diverged` unless the losses of an epoch's steps are finite"
+def _check_finite(losses, model, epoch, run):
+    "`Diverged` unless the losses of an epoch's steps are finite, and what they have made of the network is"
     bad = (~losses.isfinite()).nonzero()
-    if not len(bad): return
-    raise Diverged(f"the loss is not finite in epoch {epoch}, step {int(bad[0]) + 1} of {len(losses)}: "
-                   f"try a smaller lr (now {run.recipe.lr}) or a later peak; "
+    spoilt = _spoilt(bare(model))
+    if len(bad): what = f"the loss is not finite in epoch {epoch}, step {int(bad[0]) + 1} of {len(losses)}"
+    elif spoilt: what = f"{spoilt} is not finite after epoch {epoch}"
+    else: return
+    raise Diverged(f"{what}: try a smaller lr (now {run.recipe.lr}) or a later peak; "
                    f"the checkpoints up to epoch {epoch - 1} are in {run.path}")
+
+def _spoilt(model):
+    "The first parameter, or running statistic, that is not finite; None if all are"
+    learned = dict(model.named_parameters()) | {k: b for k, b in model.named_buffers() if "running_" in k}
+    return next((name for name, tensor in learned.items() if not tensor.isfinite().all()), None)
 
 def _measure(this, epoch):
     "{group: accuracy}; None for each in an epoch that is not measured"
@@ -398,10 +469,13 @@ def _go_on(this, progress):
                disable=not progress)
     with bar:
         for epoch in range(first, epochs + 1):
-            row = _epoch(this, epoch, bar)
-            _checkpoint(this, epoch, time.monotonic() - began, row)
+            this.history.append(_epoch(this, epoch, bar))
+            _checkpoint(this, epoch, time.monotonic() - began)
+            _show(this)
+    _show(this)                                        # also of a run that is only opened
 
 # %% ../nbs/04_runs.ipynb #8636b315
+@checked
 @torch.inference_mode(False)  # and with gradients, whatever the caller has switched off
 def fit(
     model: nn.Module,         # (N, C, H, W) floats in [0, 1] to (N, classes) logits; trained in place
@@ -411,13 +485,13 @@ def fit(
     out: str | Path,          # the run's folder; a run that was stopped there goes on, a finished one is opened
     observers=(),             # `Observer`s
     progress: bool = True,    # show a progress bar
-    every: int = 1,           # epochs between measurements of accuracy; the first and the last are always measured
+    every: Count = 1,         # epochs between measurements of accuracy; the first and the last are always measured
 ) -> Run:
     """Train a network and keep the way it went: a checkpoint, a row of history and the observers' rows for each epoch.
 
     Same seed, machine and number of threads give the same bits, stopped or not, observed or not. Raises `InputError` if
     `out` holds a run with other settings or is in use, the network cannot be trained on these examples, or is tied to
-    another number of them; `Diverged` if the loss is no longer finite (checkpoints stay)."""
+    another number of them; `Diverged` if the loss or a weight is no longer finite (checkpoints stay)."""
     with unnoticed(model):
         check_own(model.train(), train)
         if test is not None: check_own(model.eval(), test)
@@ -435,7 +509,7 @@ def fit(
         try:
             for o in observers: o.start(model, train)
             run = _open(path, about, model)
-            _go_on(_Training(run, model, optimizer, train, test, observers, precision, every), progress)
+            _go_on(_Training(run, model, optimizer, train, test, observers, precision, every, []), progress)
         finally:
             for o in observers: o.stop()
     return run

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['Part', 'load_part', 'wanted_parts', 'read_data', 'noisy_data', 'check_noise', 'width_of', 'make_network', 'Lab',
-           'asked_by_name', 'data_name', 'lies', 'open_folder', 'refuse_other', 'commit_of', 'environment', 'run_parts',
-           'with_origin', 'plain_data', 'read_results', 'read_tables', 'write_report', 'StudyTraining', 'on_test',
-           'findings', 'claims', 'conduct', 'summarise', 'claims_of', 'study']
+           'asked_by_name', 'data_name', 'lies', 'open_folder', 'is_empty', 'refuse_other', 'commit_of', 'environment',
+           'run_parts', 'with_origin', 'plain_data', 'read_results', 'read_tables', 'write_report', 'StudyTraining',
+           'on_test', 'findings', 'claims', 'conduct', 'summarise', 'claims_of', 'study']
 
 # %% ../nbs/05_studies.ipynb #6a9d958f
 import json
 import platform
 import subprocess
+import warnings
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -26,11 +27,11 @@ from fastcore.meta import delegates
 from . import __version__
 from .basics import InputError, choose
 from .data import Examples, add_label_noise, load, plot_examples, sample, seeded, subset
-from .files import differences, write
+from .files import Damaged, differences, digest_of, locked, read_json, read_table, write_json, write_table
 from .networks import has_width, network
 from .report import Figure, interval, median_range, percent, spread_of, write_page
 from .runs import Run, fit, memorized_during, plot_history
-from .settings import NetworkSettings, Settings, Study, defaults, part_name, parts_of, stored
+from .settings import NetworkSettings, Settings, Study, defaults, part_name, parts_of, short_name, stored
 from .training import choose_precision, device, predict, preset
 
 # %% ../nbs/05_studies.ipynb #62eb20b9
@@ -44,6 +45,7 @@ class Part:
     chapter: ClassVar[int] = 99   # parts run, and are reported, in this order
     needs: ClassVar[tuple] = ()   # names of parts that run before it
     claims: ClassVar[dict] = {}   # {finding: how it reads in a table}
+    words: ClassVar[tuple] = ()   # columns of its tables that hold names, which may look like numbers
 
     @property
     def name(self) -> str:
@@ -321,7 +323,7 @@ def data_name(
     about: dict,  # with the `data` of a command
 ) -> str:
     "What a data set is called, which may have been given as a path."
-    return Path(about["data"]).stem
+    return short_name(about["data"])
 
 def lies(
     noise: float,  # fraction of labels that were made wrong
@@ -340,14 +342,41 @@ def open_folder(
 ):
     "Make `out` the folder of a command with these settings; `InputError` if it is the folder of anything else."
     about = out / f"{command}.json"
-    if about.is_file():
-        refuse_other(out, f"memloc {command}", (older or {}) | json.loads(about.read_text()), settings)
-    elif out.exists() and (not out.is_dir() or any(f.suffix != ".part" for f in out.iterdir())):
-        raise InputError(f"{out} is there already and is not a folder of memloc {command}: choose another --out")
-    else:
-        try: out.mkdir(parents=True, exist_ok=True)
-        except OSError as e: raise InputError(f"{out} cannot be made ({e.strerror}): choose another --out") from None
-        write(about, json.dumps(settings | (noted or {}), indent=1))
+    _check_ordinary(out)
+    whole = True
+    try:
+        found = read_json(about)
+    except Damaged:
+        whole = False
+        found = _said_elsewhere(out, command, settings)
+    if found is not None:
+        refuse_other(out, f"memloc {command}", (older or {}) | found, settings)
+    elif not about.exists() and not is_empty(out):
+        raise InputError(f"{out} is there already and is not a folder of memloc {command}, which has a {about.name}: "
+                         "choose another --out")
+    try: out.mkdir(parents=True, exist_ok=True)
+    except OSError as e: raise InputError(f"{out} cannot be made ({e.strerror}): choose another --out") from e
+    if not whole: write_json(about, settings | (noted or {}))
+
+def _said_elsewhere(out, command, settings):
+    "What results.json says that it is of, where the file that should is lost; None if it is as well"
+    try: found = read_json(out / "results.json")
+    except Damaged: return None
+    return settings | found if found.get("command") == command else None
+
+def is_empty(
+    out: Path,   # a folder, or where one will be
+) -> bool:
+    "Whether a folder is not there, or nobody has put anything into it."
+    if not out.exists(): return True
+    return out.is_dir() and all(f.name.startswith(".") for f in out.iterdir())
+
+def _check_ordinary(out):
+    "`InputError` if something in a folder leads elsewhere: it may come from a stranger, and we write into it"
+    for f in out.rglob("*"):
+        if f.is_symlink() or not (f.is_file() or f.is_dir()):
+            raise InputError(f"{f} is a link, or no ordinary file, and memloc goes only where a folder itself is: "
+                             "remove it, or choose another --out")
 
 def refuse_other(
     out: Path,    # the folder
@@ -388,19 +417,37 @@ def run_parts(
     lab: Lab,    # with the parts
 ) -> dict:       # what results.json holds then
     "Run the parts that results.json does not have yet; write each when it is done."
-    found = read_results(lab.out) if (lab.out / "results.json").is_file() else {}
+    found = _whole_results(lab)
     for part in lab.parts:
         if part.name in found:
             refuse_other(lab.out, f"part {part.name}", defaults(part) | found["parts"][part.name], asdict(part))
     for part in lab.parts:
         if part.name in found: continue
         section, tables = part.compute(lab)
-        for name, frame in tables.items():
-            write(lab.out / f"{name}.csv", with_origin(frame, lab.train).to_csv(index=False))
+        written = {k: write_table(lab.out / f"{k}.csv", with_origin(t, lab.train)) for k, t in tables.items()}
+        found["tables"] = found.get("tables", {}) | {part.name: written}
         found["parts"] = found.get("parts", {}) | {part.name: asdict(part)}
         found[part.name] = section
         found = _in_order(lab, found)
-        write(lab.out / "results.json", json.dumps(found, indent=1))
+        write_json(lab.out / "results.json", found)
+    return found
+
+def _whole_results(lab):
+    "What results.json holds, without parts of which a table is not as it was written; these are computed anew"
+    file = lab.out / "results.json"
+    if not file.exists(): return {}
+    try:
+        found = read_json(file)
+        other = differences(plain_data(defaults(lab.settings)) | found, plain_data(lab.about()))
+        if other: raise Damaged(f"{file} is of another study ({'; '.join(other)}): remove it")
+    except Damaged as e:
+        warnings.warn(f"{str(e).rpartition(': ')[0]}: its parts are computed anew", stacklevel=2)
+        return {}
+    for name, tables in found.get("tables", {}).items():
+        bad = [lab.out / f"{k}.csv" for k, digest in tables.items() if digest_of(lab.out / f"{k}.csv") != digest]
+        if not bad: continue
+        warnings.warn(f"{bad[0]} is not as it was written: the part {name} is computed anew", stacklevel=2)
+        found.pop(name, None)
     return found
 
 def with_origin(
@@ -423,7 +470,9 @@ def _in_order(lab, found):
     sections = {part.name: found[part.name] for part in _parts_in(lab, found)}
     head = {"command": lab.settings.command, **plain_data(lab.about()), "environment": environment(lab.precision)}
     if lab.left_out: head["left_out"] = lab.left_out
-    return head | {"parts": {name: found["parts"][name] for name in sections}} | sections
+    for key in ("parts", "tables"):
+        head[key] = {name: found[key][name] for name in sections if name in found.get(key, {})}
+    return head | sections
 
 def _parts_in(lab, found):
     "The parts that have a section, in order: the lab's, and others that ran before, if they are installed"
@@ -439,14 +488,20 @@ def read_results(
     file = Path(out) / "results.json"
     if not file.is_file():
         raise InputError(f"{out} holds no finished part of a study: run memloc study --out {out} first")
-    return json.loads(file.read_text())
+    return read_json(file, "run the command again that made it, which computes it anew")
 
 # %% ../nbs/05_studies.ipynb #b035d6d0
 def read_tables(
     out: Path,   # a study's folder
+    parts=(),    # that have made them
 ) -> dict:       # {name: DataFrame}
-    "The tables of a study."
-    return {file.stem: pd.read_csv(file) for file in sorted(Path(out).glob("*.csv"))}
+    "The tables of a study; `InputError` for one that cannot be read."
+    words = {"origin", *(column for part in parts for column in part.words)}
+    results = read_results(out)
+    named = results.get("tables") or {"all": [file.stem for file in Path(out).glob("*.csv")]}    # by an older version
+    again = "run the command again that made it"
+    names = sorted(name for tables in named.values() for name in tables)
+    return {name: read_table(Path(out) / f"{name}.csv", words, again) for name in names}
 
 def write_report(
     lab: Lab,       # of the study
@@ -454,7 +509,7 @@ def write_report(
 ) -> dict:          # the same, with the sentences of the report under `story`
     "Draw a study's figures and write its report, from the tables and results in its folder."
     parts = _parts_in(lab, results)
-    tables = read_tables(lab.out)
+    tables = read_tables(lab.out, parts)
     story = [lab.opening(results), *(sentence for p in parts for sentence in p.say(results[p.name], results))]
     story += _left_out(results)
     figures = (figure for p in parts for figure in p.figures(lab, results[p.name], tables))
@@ -466,8 +521,8 @@ def write_report(
     shown["How this was made"] = _facts(results)
     write_page(lab.out, lab.title.format(data_name(results)), story, figures, shown, galleries, lab.paper)
     found = {k: v for p in parts for k, v in p.findings(results[p.name], tables).items()}
-    results = results | {"findings": plain_data(found), "story": story}
-    write(lab.out / "results.json", json.dumps(results, indent=1))
+    results = plain_data(results | {"findings": found, "story": story})
+    write_json(lab.out / "results.json", results)
     return results
 
 def _left_out(results):
@@ -571,12 +626,18 @@ def conduct(
     record = out / "seeds.json"
     about = {"command": settings.command} | stored(settings)
     what = f"memloc {settings.command} for several seeds"
-    if record.is_file(): refuse_other(out, what, defaults(settings) | json.loads(record.read_text()), about)
-    elif out.exists() and (not out.is_dir() or any(not f.name.startswith("seed-") for f in out.iterdir())):
-        raise InputError(f"{out} is there already and is not a folder of {what}: choose another --out")
+    try: refuse_other(out, what, defaults(settings) | read_json(record), about)
+    except Damaged: _check_seeds(out, what, record)                # each seed's folder says for itself what it is of
     results = [_one(settings, seed, out / f"seed-{seed}", parts, lab) for seed in settings.seeds]
-    write(record, json.dumps(about, indent=1))              # only now, when the first has not refused the settings
+    write_json(record, about)                               # only now, when the first has not refused the settings
     return summarise(out, settings.seeds, results, parts, lab)
+
+def _check_seeds(out, what, record):
+    "`InputError` unless a folder whose record is lost can be one of several seeds"
+    if is_empty(out) or record.exists(): return
+    if out.is_dir() and all(f.name.startswith(("seed-", ".")) for f in out.iterdir()): return
+    raise InputError(f"{out} is there already and is not a folder of {what}, which has a {record.name}: "
+                     "choose another --out")
 
 def _one(settings, seed, out, parts, lab):
     "The study of one seed"
@@ -586,7 +647,7 @@ def _one(settings, seed, out, parts, lab):
     test = None if this.test is None else this.test.fingerprint
     prints = {"fingerprint": this.train.fingerprint, "test": test}
     open_folder(this.out, settings.command, this.about() | prints, older=defaults(settings))
-    return write_report(this, run_parts(this))
+    with locked(this.out): return write_report(this, run_parts(this))
 
 # %% ../nbs/05_studies.ipynb #249b5be0
 def summarise(
@@ -601,16 +662,16 @@ def summarise(
     parts = [part for part in parts if all(part.name in each for each in results)]
     found = pd.DataFrame([findings(out / f"seed-{seed}") for seed in seeds])
     gains = {k: text for k, text in _gains(first, parts).items() if k in found}
-    apart = {"seed", "environment", "findings", "story", *first["parts"]}
+    apart = {"seed", "environment", "tables", "findings", "story", *first["parts"]}
     same = {k: v for k, v in first.items() if k not in apart} | {"parts": first["parts"]}
     summary = same | {"seeds": list(seeds), "environment": spread_of([r["environment"] for r in results])}
     summary |= {part.name: spread_of([r[part.name] for r in results]) for part in parts}
     summary["findings"] = spread_of([r["findings"] for r in results])
     summary["gains"] = {k: interval(found[k]) for k in gains}
     summary["story"] = _story_of_several(summary, gains)
-    write(out / "summary.json", json.dumps(summary, indent=1))
-    write(out / "findings.csv", found.to_csv(index=False))
-    frames = _frames(out, seeds)
+    write_json(out / "summary.json", summary)
+    write_table(out / "findings.csv", found)
+    frames = _frames(out, seeds, parts)
     singles = [(f"seed-{seed}", f"seed-{seed}/report.html") for seed in seeds]
     tables = {"What was found": [("", ""), *claims_of(found, parts)], "The single studies": singles}
     write_page(out, lab.title_of_several.format(data_name(first)), summary["story"],
@@ -623,9 +684,9 @@ def claims_of(found, parts):
     reads = {k: text for part in parts for k, text in part.claims.items() if k in found}
     return [(text, _say_all(found[k].dropna())) for k, text in reads.items()]
 
-def _frames(out, seeds):
+def _frames(out, seeds, parts):
     "The tables of all seeds, one below the other, {name: DataFrame} with a column `seed`"
-    each = {seed: read_tables(out / f"seed-{seed}") for seed in seeds}
+    each = {seed: read_tables(out / f"seed-{seed}", parts) for seed in seeds}
     names = dict.fromkeys(name for tables in each.values() for name in tables)
     def all_seeds(name): return pd.concat([t[name].assign(seed=seed) for seed, t in each.items() if name in t])
     return {name: all_seeds(name) for name in names}

@@ -20,7 +20,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .anatomy import Site, Unseen, batch_norms, blocks, check_sites, find_blocks, hooked
-from .basics import InputError, choose
+from .basics import Above0, Count, InputError, Integer, Share, check_arguments, checked, choose
 from .data import Examples, check_examples, stream
 from .files import differences
 from .networks import buildable
@@ -298,13 +298,6 @@ def _load_from_state_dict(self: Tied, state, prefix, metadata, *args):
     nn.Module._load_from_state_dict(self, state, prefix, metadata, *args)
 
 # %% ../nbs/14_tied_dropout.ipynb #2ea57355
-def _check_shares(examples, p_gen, p_mem):
-    "`InputError` for numbers that no network can be tied with"
-    if not 0 < p_gen <= 1: raise InputError(f"p_gen is {p_gen}: give a share of neurons above 0 and up to 1")
-    if not 0 <= p_mem <= 1: raise InputError(f"p_mem is {p_mem}: give a probability from 0 to 1")
-    if examples < 1:
-        raise InputError(f"the network cannot be tied to {examples} examples: give the size of the training set")
-
 def _check_network(model):
     "`InputError` for a network that is tied already, or that splits its batches"
     if any(is_gate(hook) for module in model.modules() for hook in module._forward_hooks.values()):
@@ -318,10 +311,10 @@ def _check_network(model):
 def tie(
     model: nn.Module,            # any network; its blocks get gates
     examples: int | Examples,    # that are trained on, or how many; with 1, all inputs are taken for it without index
-    p_gen: float = 0.2,          # share of a block's channels that always fire, the first ones; in (0, 1]
-    p_mem: float = 0.1,          # probability with which an example owns each other channel, in [0, 1]
+    p_gen: Above0 = 0.2,         # share of a block's channels that always fire, the first ones; in (0, 1]
+    p_mem: Share = 0.1,          # probability with which an example owns each other channel, in [0, 1]
     names: list | dict | None = None,  # of blocks to gate, of those of `blocks(model)`, or {name: Site}; all if None
-    seed: int = 0,               # who owns what
+    seed: Integer = 0,           # who owns what
     x: Tensor | None = None,     # a few images, to see what the network is made of; some of `examples` if None
 ) -> Tied:
     """Add example-tied dropout behind the blocks of a network (Maini et al. 2023, section 4.2). p_gen = 1 leaves it
@@ -331,7 +324,7 @@ def tie(
         check_examples(examples)
         if x is None: x = examples
         examples = len(examples)
-    _check_shares(examples, p_gen, p_mem)
+    check_arguments({"examples": Count}, {"examples": examples})
     _check_network(model)
     tied = Tied(model, examples, p_gen, p_mem, seed, names)
     tied.look(x)
@@ -373,10 +366,11 @@ def _averaging(norms):
     finally:
         for norm, momentum in zip(norms, momenta, strict=True): norm.momentum = momentum
 
+@checked
 def recalibrate(
     model: nn.Module,         # with batch norm, in the mode to calibrate for; changed in place
     examples: Examples,       # to run through; labels are not used
-    batch: int = 500,         # examples a pass
+    batch: Count = 500,       # examples a pass
     precision: str = "auto",  # as in `Recipe`
 ) -> nn.Module:               # the same model, in eval mode
     """Estimate the running means and variances of all batch norms anew. Not in the paper. `InputError` without batch

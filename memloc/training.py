@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['precisions', 'augmentations', 'presets', 'Recipe', 'Preset', 'preset', 'device', 'choose_precision', 'autocast',
            'number_type', 'network_precision', 'evaluating', 'augmented', 'forward', 'training_precision', 'check_own',
-           'predict', 'members', 'accuracy_by_group', 'accuracy', 'test_accuracy', 'Observer', 'check_classes',
+           'predict', 'check_classes', 'members', 'accuracy_by_group', 'accuracy', 'test_accuracy', 'Observer',
            'check_trainable', 'Diverged', 'train_epoch']
 
 # %% ../nbs/03_training.ipynb #d4f55c3b
@@ -23,7 +23,7 @@ from torch.nn.parameter import is_lazy
 from tqdm.auto import tqdm
 
 from .anatomy import as_logits, hooked, same_modes, unnoticed
-from .basics import InputError, cause, choose
+from .basics import Below1, Count, InputError, Least0, Positive, Seed, cause, checked, choose
 from .data import Examples, check_examples, stream
 
 # %% ../nbs/03_training.ipynb #6bd12964
@@ -31,30 +31,34 @@ precisions = ("auto", "bf16", "fp32")
 augmentations = ("crop", "crop+flip")
 
 # %% ../nbs/03_training.ipynb #8db1161d
+@checked
 @dataclass(frozen=True)
 class Recipe:
     "How to train: SGD with a triangular learning rate (Maini et al. 2023, appendix), or a constant one."
-    epochs: int = 50            # passes through the training set
-    batch: int = 512            # examples a step, at most
-    lr: float = 0.1             # learning rate at its peak
-    peak: float | None = 10     # epoch of the peak; None if the learning rate is constant
-    momentum: float = 0.9       # of SGD
-    weight_decay: float = 5e-4  # of SGD
-    seed: int = 0               # of the order of the examples, and of what the network itself draws
-    precision: str = "auto"     # "bf16", "fp32", or "auto": bf16 where the hardware multiplies it
-    keep: tuple | None = None   # epochs whose checkpoints stay, -1 the last; all if None
-    augment: str | None = None  # "crop", "crop+flip", or None: training images as they are
+    epochs: Count = 50           # passes through the training set
+    batch: Count = 512           # examples a step, at most
+    lr: Positive = 0.1           # learning rate at its peak
+    peak: Least0 | None = 10     # epoch of the peak; None if the learning rate is constant
+    momentum: Below1 = 0.9       # of SGD
+    weight_decay: Least0 = 5e-4  # of SGD
+    seed: Seed = 0               # of the order of the examples, and of what the network itself draws
+    precision: str = "auto"      # "bf16", "fp32", or "auto": bf16 where the hardware multiplies it
+    keep: tuple | None = None    # epochs whose checkpoints stay, -1 the last; all if None
+    augment: str | None = None   # "crop", "crop+flip", or None: training images as they are
 
     def __post_init__(self):
         epochs = self.epochs
-        if epochs < 1 or self.batch < 1:
-            raise InputError(f"{epochs} epochs of batches of {self.batch} were asked for: both must be at least 1")
         if self.peak is not None and not 0 <= self.peak <= epochs:
             raise InputError(f"the learning rate cannot peak at epoch {self.peak} of {epochs}: "
                              f"give an epoch from 0 to {epochs}")
         choose("precision", self.precision, precisions)
         if self.augment is not None: choose("augmentation", self.augment, augmentations, otherwise="None")
-        if self.keep is not None: object.__setattr__(self, "keep", tuple(self.keep))
+        if self.keep is None: return
+        for k in self.keep:
+            if k not in range(-epochs - 1, epochs + 1):
+                raise InputError(f"there is no epoch {k} to keep of {epochs}: give whole numbers from 0 to {epochs}, "
+                                 "or from the end, -1 for the last")
+        object.__setattr__(self, "keep", tuple(self.keep))
 
     def steps(self,
         examples: int,  # in the training set
@@ -87,17 +91,17 @@ presets = {
 }
 
 # %% ../nbs/03_training.ipynb #4b45c55d
+@checked
 def preset(
-    name: str | None = None,     # smoke, laptop or paper; `$MEMLOC_PRESET` if None, and laptop if that is not set
-    width: float | None = None,  # factor for the network's channels, if not the preset's
-    epochs: int | None = None,   # of training, if not the preset's; the learning rate keeps its shape
+    name: str | None = None,        # smoke, laptop or paper; `$MEMLOC_PRESET` if None, and laptop if that is not set
+    width: Positive | None = None,  # factor for the network's channels, if not the preset's
+    epochs: Count | None = None,    # of training, if not the preset's; the learning rate keeps its shape
 ) -> Preset:
     "A preset by name; `InputError` for another name, a width that is no factor above 0, or fewer than one epoch."
     name = name or os.environ.get("MEMLOC_PRESET") or "laptop"
     choose("preset", name, presets)
     size = presets[name]
     if width is not None:
-        if not 0 < width < np.inf: raise InputError(f"the width is {width}: give a factor above 0")
         size = replace(size, width=width)
     if epochs is not None:
         peak = size.recipe.peak * epochs / size.recipe.epochs
@@ -261,10 +265,11 @@ def check_own(
                          f"tie a network to these with examples={len(examples)}, or choose another mode")
 
 # %% ../nbs/03_training.ipynb #d20cc586
+@checked
 def predict(
     model: nn.Module,         # any network
     examples: Examples,       # to predict
-    batch: int = 500,         # examples a pass
+    batch: Count = 500,       # examples a pass
     precision: str = "auto",  # as in `Recipe`
 ) -> Tensor:                  # logits, (N, classes) float32, where the model is
     """What a network in eval mode says of examples; afterwards it is in the mode that it was in.
@@ -277,6 +282,17 @@ def predict(
             if not len(said): said = logits.new_empty(len(examples), logits.shape[1], dtype=torch.float32)
             said[index] = logits.float()            # at once: many small tensors, kept, would scatter the free memory
     return said
+
+# %% ../nbs/03_training.ipynb #678d9820
+def check_classes(
+    logits: Tensor,      # of some examples, (any, classes)
+    examples: Examples,  # that a network shall know
+):
+    "`InputError` unless there is a logit for each label."
+    classes = logits.shape[1]
+    if int(examples.y.max()) < classes: return
+    raise InputError(f"the network answers with {classes} logits, and {examples.name} has {len(examples.classes)} "
+                     "classes: give a network and examples of the same classes")
 
 # %% ../nbs/03_training.ipynb #be36f815
 def members(
@@ -300,7 +316,9 @@ def accuracy(
     **kwargs,            # for `predict`
 ) -> dict:               # {"clean", "noisy"} where truth is known, else {"all"}; None for a group without examples
     "Fractions of examples that a network gives their (training) label."
-    said = predict(model, examples, **kwargs).argmax(1)
+    logits = predict(model, examples, **kwargs)
+    check_classes(logits, examples)
+    said = logits.argmax(1)
     return accuracy_by_group(said == examples.y.to(said.device), examples)
 
 def test_accuracy(
@@ -361,16 +379,6 @@ def _same_buffers(model):
                 if getattr(module, name) is not buffer: setattr(module, name, buffer)
 
 # %% ../nbs/03_training.ipynb #a6a7183a
-def check_classes(
-    logits: Tensor,      # of some examples, (any, classes)
-    examples: Examples,  # that a network shall know
-):
-    "`InputError` unless there is a logit for each label."
-    classes = logits.shape[1]
-    if int(examples.y.max()) < classes: return
-    raise InputError(f"the network answers with {classes} logits, and {examples.name} has {len(examples.classes)} "
-                     "classes: give a network and examples of the same classes")
-
 def check_trainable(
     model: nn.Module,  # to train, on the device of the examples
     train: Examples,   # to train on

@@ -3,6 +3,7 @@ import html
 import io
 import os
 import re
+import secrets
 import shutil
 import socket
 import statistics
@@ -78,21 +79,23 @@ def answers(address):
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    "Address of a JupyterLab, and the folder that it shows"
+    "Address of a JupyterLab, the folder that it shows, and the token that it asks for"
     folder = tmp_path_factory.mktemp("lab")
     copied(folder)
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     command = [
         str(Path(sys.executable).parent / "jupyter"), "lab", "--no-browser", "--allow-root", "--ip=127.0.0.1",
-        f"--port={port}", "--IdentityProvider.token=", f"--ServerApp.root_dir={folder}",
+        f"--port={port}", f"--ServerApp.root_dir={folder}",
     ]
+    token = secrets.token_hex()                       # nobody else on this machine may run code there
     log = folder / "lab.log"
     with log.open("w") as out:
-        server = subprocess.Popen(command, stdout=out, stderr=out, env=environment(folder), cwd=folder)
+        server = subprocess.Popen(command, stdout=out, stderr=out, cwd=folder,
+                                  env=environment(folder) | {"JUPYTER_TOKEN": token})
     try:
         until(lambda: answers(address), 60, lambda: "JupyterLab did not start: " + log.read_text())
-        yield address, folder
+        yield address, folder, token
     finally:
         server.terminate()
         server.wait(30)
@@ -125,7 +128,7 @@ def page(lab, browser):
     page.complaints = []
     page.on("console", lambda m: page.complaints.append(m.text) if m.type == "error" else None)
     page.on("pageerror", lambda e: page.complaints.append(str(e)))
-    page.goto(f"{lab[0]}/lab/tree/{CHAPTER}?reset")
+    page.goto(f"{lab[0]}/lab/tree/{CHAPTER}?reset&token={lab[2]}")
     wait_for_kernel(page)
     page.evaluate(WATCH)
     menu(page, "Run", "Run All Cells")

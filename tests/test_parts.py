@@ -9,6 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from memloc.files import read_json, write_json
+
 MEMLOC = Path(sys.executable).parent / "memloc"
 
 PROBE = '''
@@ -141,13 +143,13 @@ def test_no_file_decides_what_is_imported(installed, tmp_path):
     out, trap = tmp_path / "study", tmp_path / "trap"
     assert memloc(installed, "study", "--parts", "surprise", "--out", out).returncode == 0
     (tmp_path / "evil.py").write_text(f"open({str(trap)!r}, 'w')")
-    results = json.loads((out / "results.json").read_text())
+    results = read_json(out / "results.json")
     results["parts"]["evil:Evil"] = results["parts"]["evil"] = {}
     results["evil"] = results["evil:Evil"] = {}
-    (out / "results.json").write_text(json.dumps(results))
-    run = json.loads((out / "plain/run.json").read_text())
+    write_json(out / "results.json", results)
+    run = read_json(out / "plain/run.json")
     run["network"] |= {"network": "evil", "module": "evil"}
-    (out / "plain/run.json").write_text(json.dumps(run))
+    write_json(out / "plain/run.json", run)
     env = installed | {"PYTHONPATH": os.pathsep.join([installed["PYTHONPATH"], str(tmp_path)])}
     memloc(env, "study", "--parts", "surprise", "rewinding", "--out", out)
     code = f"import memloc; memloc.Run({str(out / 'plain')!r}).model()"
