@@ -363,7 +363,7 @@ def maximize(
     generator: nn.Module,     # (N, z) to images that the network takes, on the same device; left as it was
     classes,                  # numbers of the classes to maximize
     starts: Count = 100,      # random starts for each
-    steps: Count = 1000,      # of gradient ascent
+    steps: Whole = 1000,      # of gradient ascent; with 0, the pictures of the starts
     lr: Positive = 0.05,      # a step is lr times the gradient of the class's logit by z
     seed: Seed = 0,           # of the starts
     precision: str = "auto",  # of the ascent, as in `Recipe`; confidences are computed in the networks' own precision

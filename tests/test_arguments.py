@@ -95,7 +95,7 @@ FUNCTIONS = {
     "diversity": {"n": (0, -1, 1, nan)},
     "fit_dcgan": {"steps": COUNT, "batch": COUNT, "width": POSITIVE, "lr": POSITIVE, "seed": SEED, "precision": NAME,
                   "legs": COUNT},
-    "maximize": {"classes": ([], [9], [-1], [nan]), "starts": COUNT, "steps": COUNT, "lr": POSITIVE, "seed": SEED,
+    "maximize": {"classes": ([], [9], [-1], [nan]), "starts": COUNT, "steps": WHOLE, "lr": POSITIVE, "seed": SEED,
                  "precision": NAME, "keep": ([99], [-1], [1.5], [nan]), "z": COUNT},
     "plot_patterns": {"starts": COUNT, "classes": COUNT},
     "dissimilarity": {"patterns": (torch.full((2, 1, 8, 8), nan), torch.full((2, 1, 8, 8), inf),
