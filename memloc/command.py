@@ -186,6 +186,8 @@ def _run(settings):
     found = getattr(memloc, name.replace("-", "_"))(**{f.name: getattr(settings, f.name) for f in fields(settings)})
     print("\n".join(found["story"]) if isinstance(found, dict) else found.to_string())
     if isinstance(found, dict) or name == "compare-methods": print(f"The report is {settings.out / 'report.html'}")
+    sys.stdout.flush()
+    if sys.stdout.deaf: _say(f"what was found could not be printed; it is in {settings.out}", 0)
 
 def _warn(message, category, *_, **__):
     if category is UserWarning: print(f"memloc: {on_one_line(message)}", file=sys.stderr)
