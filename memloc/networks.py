@@ -64,10 +64,23 @@ def _maker(name):
         raise InputError(f"no network is called {name}: import the module that defines it first")
     return _makers[name]
 
+def _check_size(name, arguments, most):
+    "`InputError` for a network with a larger state than that; torch's meta device tells, and takes no memory"
+    if any(isinstance(argument, nn.Module) for argument in arguments.values()): return      # it was looked at itself
+    try:
+        with torch.device("meta"): state = _maker(name)(**arguments).state_dict()
+    except (RuntimeError, NotImplementedError): return                  # it computes with numbers while it is built
+    numbers = sum(tensor.numel() for tensor in state.values())
+    if numbers <= most: return
+    raise InputError(f"the network {name} would have {numbers:,} numbers, and its file holds {most:,}: what is said of "
+                     "it is not true, so ask for the folder again where it comes from")
+
 def build(
-    spec: dict,      # a network's `.spec`
-) -> nn.Module:      # such a network, freshly initialised
-    "Build a network again from its name and arguments; `InputError` if it, or one inside it, is not of a known name."
+    spec: dict,               # a network's `.spec`
+    most: int | None = None,  # how many numbers its state may have, where the spec comes from a stranger
+) -> nn.Module:               # such a network, freshly initialised
+    """Build a network again from its name and arguments. `InputError` if it, or one inside it, is not of a known name,
+    or has a larger state than `most`."""
     if spec["network"] is None:
         raise InputError(
             "memloc does not know how to build this network: open its run with Run(path, model=...)")
@@ -75,8 +88,9 @@ def build(
     for key, value in spec.items():
         if key in ("network", "module"): continue        # "module": in the specs of older runs
         is_network = isinstance(value, dict) and "network" in value
-        arguments[key] = build(value) if is_network else value
+        arguments[key] = build(value, most) if is_network else value
     if "pretrained" in spec: arguments["pretrained"] = False
+    if most is not None: _check_size(spec["network"], arguments, most)
     model = _maker(spec["network"])(**arguments)
     if "pretrained" in spec: model.spec["pretrained"] = spec["pretrained"]
     return model

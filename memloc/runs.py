@@ -190,8 +190,10 @@ def model(self: Run,
     epoch: int = -1,   # which checkpoint; -1 is the last
 ) -> nn.Module:        # on the CPU, in eval mode
     "The network at a checkpoint."
-    model = build(self.about["network"]) if self._model is None else _copied(self._model)
-    model.load_state_dict(self.state(epoch))
+    state = self.state(epoch)
+    if self._model is None: model = build(self.about["network"], most=sum(tensor.numel() for tensor in state.values()))
+    else: model = _copied(self._model)
+    model.load_state_dict(state)
     return model.cpu().eval()
 
 def _copied(model):
