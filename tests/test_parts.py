@@ -147,11 +147,11 @@ def test_no_file_decides_what_is_imported(installed, tmp_path):
     results["parts"]["evil:Evil"] = results["parts"]["evil"] = {}
     results["evil"] = results["evil:Evil"] = {}
     write_json(out / "results.json", results)
+    env = installed | {"PYTHONPATH": os.pathsep.join([installed["PYTHONPATH"], str(tmp_path)])}
+    memloc(env, "study", "--parts", "surprise", "rewinding", "--out", out)
     run = read_json(out / "plain/run.json")
     run["network"] |= {"network": "evil", "module": "evil"}
     write_json(out / "plain/run.json", run)
-    env = installed | {"PYTHONPATH": os.pathsep.join([installed["PYTHONPATH"], str(tmp_path)])}
-    memloc(env, "study", "--parts", "surprise", "rewinding", "--out", out)
     code = f"import memloc; memloc.Run({str(out / 'plain')!r}).model()"
     refused = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert "no network is called evil" in refused.stderr and not trap.exists()
