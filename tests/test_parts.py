@@ -154,4 +154,4 @@ def test_no_file_decides_what_is_imported(installed, tmp_path):
     write_json(out / "plain/run.json", run)
     code = f"import memloc; memloc.Run({str(out / 'plain')!r}).model()"
     refused = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
-    assert "no network is called evil" in refused.stderr and not trap.exists()
+    assert "it is of run" in refused.stderr and not trap.exists()
