@@ -272,12 +272,16 @@ class Audit(TiedSettings):
         "memloc audit --data digits --noise 0.1":
             "make some labels wrong first, and see how many are found",
     }
+    p_gen: Above0 = 0.5                     # share of neurons that always fire; pictures that differ much want many
     noise: Below1 = 0.                      # fraction of labels to make wrong first; 0 to look for those that are wrong
+    quick: bool = False                     # train the plain network alone, without one with example-tied dropout
+    # how the plain network's images are changed at random; auto is crop+flip in colour, crop in grey (letters, digits)
+    augment: Literal["auto", "none", "crop", "crop+flip"] = "auto"
     parts: tuple[str, ...] = all_parts("audit")  # which parts to run
     folder = "{}-audit"
 
 # %% ../nbs/settings.ipynb #9cc556d6
-Method = Literal["tied", "loss", "margin", "confident", "quality"]
+Method = Literal["tied", "loss", "margin", "tied-margin", "augmented", "both", "confident", "quality"]
 
 @checked
 @dataclass(frozen=True)
