@@ -647,7 +647,7 @@ class AuditTraining(Part):
     def compute(self, lab):
         runs = {name: run for name, (_, run, _) in lab.trained.items()}
         _, planted = lab.planted
-        section = {"epochs": lab.recipe.epochs, "planted": len(planted), "networks": list(runs)}
+        section = {"epochs": lab.recipe.epochs, "planted": len(planted), "networks": " and ".join(runs)}
         section["seconds"] = round(sum(run.seconds for run in runs.values()), 1)
         if lab.test is not None: section["test"] = float(runs["plain"].history.test.iloc[-1])
         return section, {}

@@ -13,7 +13,7 @@ import re
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 from tyro.conf import arg
 from tyro.constructors import PrimitiveConstructorSpec
@@ -295,7 +295,7 @@ class CompareMethods(NetworkSettings):
     }
     noise: tuple[Below1, ...] = (0.05, 0.1, 0.2, 0.4)  # fractions of labels to make wrong; 0 to find those that are
     kind: Literal["uniform", "confused"] = "uniform"  # of noise: any other class, or the one that looks most like it
-    methods: tuple[Method, ...] = ("tied", "loss", "margin", "confident", "quality")  # the last two are cleanlab's
+    methods: tuple[Method, ...] = get_args(Method)  # the last two are cleanlab's
     seeds: Seeds = (0, 1, 2)                          # of noise, networks, order and masks
     folder = "{}-compare"
 
