@@ -100,7 +100,7 @@ class Thumbnail(NamedTuple):
 
 class Section(NamedTuple):
     "What one probe has to say in a report."
-    heading: str     # above it
+    heading: str     # above it; without one the headings of its figures are as large
     measures: str    # what is measured, for someone who knows nothing of it
     paper: str       # what the paper says, with the number of its figure where that is known
     shows: list      # of sentences: what this run shows; the first has the number that matters most
@@ -160,12 +160,13 @@ _page = Environment(autoescape=True).from_string("""<!doctype html>
 {% endfor %}</div>{% endmacro %}
 <h1>{{ title }}</h1>
 <div class="story">{% for s in story %}<p>{{ s }}</p>{% endfor %}</div>
-{% for s in sections %}<section><h2>{{ s.heading }}</h2>
+{% for s in sections %}<section>{% set level = 3 if s.heading else 2 %}
+{% if s.heading %}<h2>{{ s.heading }}</h2>{% endif %}
 {% if s.measures %}<p><b>What is measured.</b> {{ s.measures }}</p>{% endif %}
 {% if s.sketch %}{{ boxes(s.sketch) }}{% endif %}
 {% if s.paper %}<p><b>What the paper says.</b> {{ s.paper }}</p>{% endif %}
 {% for sentence in s.shows %}<p class="shown">{% if loop.first %}<b>This run.</b> {% endif %}{{ sentence }}</p>
-{% endfor %}{{ drawings(s.figures, 3) }}{{ thumbnails(s.galleries, 3) }}{{ rows(s.tables, 3) }}</section>
+{% endfor %}{{ drawings(s.figures, level) }}{{ thumbnails(s.galleries, level) }}{{ rows(s.tables, level) }}</section>
 {% endfor %}
 {{ drawings(figures, 2) }}{{ thumbnails(galleries, 2) }}{{ rows(tables, 2) }}
 <p><small>{{ paper }}. Made with memloc.</small></p></html>
