@@ -221,7 +221,7 @@ def _in_the_end(section):
 # %% ../nbs/10_gradients.ipynb #b8752ae1
 def _cosines(frame):
     "The figure of the cosines"
-    return Figure("gradients_cosines", "They pull against each other",
+    return Figure("gradients_cosines", "Do they pull against each other?",
         "The cosine of the two gradients, by layer and epoch. Red: what helps the noisy examples harms the "
         "clean ones at that layer and in that epoch. Blue: both ask for the same.",
         plot_cosines(frame))

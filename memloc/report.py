@@ -129,7 +129,7 @@ _page = Environment(autoescape=True).from_string("""<!doctype html>
  h1 { font-size: 1.6rem } h2 { font-size: 1.25rem; margin-top: 2.8rem } h3 { font-size: 1.05rem; margin-top: 1.8rem }
  .story p { margin: .5rem 0 } p.shown { margin: .5rem 0; padding-left: .9rem; border-left: 4px solid #bbb }
  img { max-width: 100% }
- .sketch { display: flex; flex-wrap: wrap; gap: 1.6rem .5rem; align-items: end; margin: 1.2rem 0 }
+ .sketch { display: flex; flex-wrap: wrap; gap: 1.4rem .4rem; align-items: center; margin: 1.6rem 0 }
  .block { display: flex; flex-wrap: wrap; gap: .3rem; position: relative; padding: .3rem; border: 1px dashed #999 }
  .block i { position: absolute; bottom: 100%; left: 0; font-size: .75rem; color: #555 }
  .layer { padding: .1rem .5rem; border: 1px solid #999; border-radius: 4px; background: #f2f2f2; font-size: .85rem }
@@ -154,8 +154,8 @@ _page = Environment(autoescape=True).from_string("""<!doctype html>
 {% for row in table if none not in row %}<tr><th>{{ row[0] }}</th>
 {%- for cell in row[1:] %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>{% endfor %}{% endmacro %}
-{% macro boxes(sketch) %}<div class="sketch">{% for block, layers in sketch %}<span class="block">
-{%- if block %}<i>{{ block }}</i>{% endif %}
+{% macro boxes(sketch) %}<div class="sketch">{% for block, layers in sketch %}
+<span class="{{ "block" if block else "alone" }}">{% if block %}<i>{{ block }}</i>{% endif %}
 {%- for layer, note in layers %}<span class="layer">{{ layer }}<br><small>{{ note }}</small></span>{% endfor %}</span>
 {% endfor %}</div>{% endmacro %}
 <h1>{{ title }}</h1>
