@@ -357,10 +357,19 @@ def opening(self: DissectLab,
     results: dict,   # results.json, or summary.json
 ) -> str:
     "The first sentence of the report."
-    return ("When networks differ in their random start alone, do they end up with the same thing? "
-            f"{results['examples']:,} training examples of {data_name(results)}, once with their true labels and once "
-            f"with labels drawn anew from all classes, which can only be memorized. {what_trained(results)}"
-            f"{_answer(results)}{_unfitted(results)}")
+    return ("When networks differ in their random start alone, do they end up with the same thing?"
+            f"{_unfitted(results) or _answer(results)} {results['examples']:,} training examples of "
+            f"{data_name(results)} were learned once with their true labels and once with labels drawn anew from all "
+            f"classes, which can only be memorized. {what_trained(results)}")
+
+def _unfitted(results):
+    "Why there is no answer, if the networks are known not to have fitted their labels"
+    if "fitting" not in results: return ""
+    reached = {labels: max(results["fitting"][labels]["train"]) for labels in ("true", "random")}
+    if min(reached.values()) == 1: return ""
+    return (f" This run cannot tell: its networks never got more than {percent(reached['true'])} of the true and "
+            f"{percent(reached['random'])} of the random labels right in training, and what has been memorized can "
+            "be compared only where all are. Train for more epochs, on more examples or a wider network.")
 
 def _answer(results):
     "The answer to the question, if it was measured"
@@ -371,16 +380,6 @@ def _answer(results):
     if random > 2 * true: found = "Yes with true labels, no with random ones"
     return (f" {found}: what two of them say of a picture differs by {true:.3g} with true labels, and by {random:.3g} "
             "with random ones (Dist, in nats; 0 if they say the same).")
-
-def _unfitted(results):
-    "What a reader must know of networks that have not fitted their labels, if it was measured"
-    if "fitting" not in results: return ""
-    reached = {labels: max(results["fitting"][labels]["train"]) for labels in ("true", "random")}
-    if min(reached.values()) == 1: return ""
-    return (" But this is no test of it: the first networks never got more than "
-            f"{percent(reached['true'])} of the true and {percent(reached['random'])} of the random labels right in "
-            "training, and the paper compares networks that have all right. Train for more epochs, on more "
-            "examples or a wider network.")
 
 # %% ../nbs/22_dissection.ipynb #e5ff47ab
 def _to_others(lab, specimen, pictures):

@@ -367,10 +367,10 @@ def say(self: DissectFitting, section, results):
     yield (f"With random labels a VGG11 ends with {end(random, 'train')} of the training labels and "
            f"{end(random, 'test')} of the test pictures right; with true labels, with {end(true, 'train')} and "
            f"{end(true, 'test')}.")
-    def hunts(kind):
+    def until(kind):
         last = kind["hunting_ends_at"][0]
-        return f"lasts to epoch {last}" if last else "does not happen"
-    yield f"Hunting {hunts(random)} with random labels, and {hunts(true)} with true ones."
+        return f"to epoch {last}" if last else "none"
+    yield f"Hunting stage: {until(random)} with random labels, {until(true)} with true ones."
     yield ("The input-gradient magnitude of networks that differ in their seed has a relative spread of "
            f"{spread['true']:.2f} with true labels and of {spread['random']:.2f} with random ones.")
 
