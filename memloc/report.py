@@ -133,7 +133,7 @@ _page = Environment(autoescape=True).from_string("""<!doctype html>
  .block { display: flex; flex-wrap: wrap; gap: .3rem; position: relative; padding: .3rem; border: 1px dashed #999 }
  .block i { position: absolute; bottom: 100%; left: 0; font-size: .75rem; color: #555 }
  .layer { padding: .1rem .5rem; border: 1px solid #999; border-radius: 4px; background: #f2f2f2; font-size: .85rem }
- .layer { line-height: 1.35; text-align: center }
+ .layer { display: inline-block; line-height: 1.35; text-align: center }
  figure { display: inline-block; width: 7.5rem; margin: .5rem .6rem .5rem 0; vertical-align: top }
  figure { font-size: .8rem; line-height: 1.3 } figure img { width: 6rem; image-rendering: pixelated }
  table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .8rem 0 }
@@ -157,7 +157,10 @@ _page = Environment(autoescape=True).from_string("""<!doctype html>
 {% macro boxes(sketch) %}<div class="sketch">{% for block, layers in sketch %}
 <span class="{{ "block" if block else "alone" }}">{% if block %}<i>{{ block }}</i>{% endif %}
 {%- for layer, note in layers %}<span class="layer">{{ layer }}<br><small>{{ note }}</small></span>{% endfor %}</span>
-{% endfor %}</div>{% endmacro %}
+{% endfor %}</div>
+<p><small>The network from picture to class. Each box is a layer: a convolution with its normalisation, a linear layer,
+or whatever else has weights; its neurons are its channels or units. A dashed frame with a name holds the layers of a
+block; paths that part and meet again are not drawn.</small></p>{% endmacro %}
 <h1>{{ title }}</h1>
 <div class="story">{% for s in story %}<p>{{ s }}</p>{% endfor %}</div>
 {% for s in sections %}<section>{% set level = 3 if s.heading else 2 %}

@@ -373,8 +373,7 @@ class DropoutComparison(Part):
         "every example uses its own memorization neurons, which test pictures do not have. Expected: they "
         "count as on average. Dropped: they are off. Recalibrated: the averages that batch norms keep are "
         "estimated anew from the training pictures after the drop, since they were taken while "
-        "memorization neurons fired; no weight is changed. The sketch shows the layers; a dashed frame "
-        "with a name holds those of a block.")
+        "memorization neurons fired; no weight is changed.")
     paper = (
         "Maini et al.: dropping takes accuracy on noisy examples from 100% to 3% (CIFAR-10) or 0.1% "
         "(MNIST), with a minor effect on clean and on unseen ones, which standard dropout and a sparse "

@@ -590,9 +590,7 @@ class StudyTraining(Part):
         "noisy if its training label is wrong, and clean if it is right; they are orange and blue in all "
         "pictures. Green are test pictures, which no network is trained on. Nothing in a picture tells its "
         "wrong label, so a network that gives it has memorized it. Accuracy on noisy examples is the share "
-        "of wrong labels that it gives as it was told. In the sketch each box is a layer, from the picture "
-        "to the class: a convolution with its normalisation, a linear layer, or whatever else has weights. "
-        "Its neurons are its channels or units. A dashed frame with a name holds the layers of a block.")
+        "of wrong labels that it gives as it was told.")
     paper = (
         "Maini et al. make a tenth of the labels of CIFAR-10 wrong and train a ResNet-9 for 50 epochs. It "
         "memorizes the wrong labels in epochs 10 to 30.")
