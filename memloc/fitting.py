@@ -312,6 +312,20 @@ def _section_of(tables, examples):
 class DissectFitting(Part):
     "Networks on true and on random labels, epoch by epoch."
     chapter = 20
+    heading = "Fitting: true labels can be learned, random ones only memorized"
+    measures = (
+        "Networks of one make, VGG11, are trained on the true labels, and others on labels drawn anew from "
+        "all classes, which have nothing to do with the pictures. The input gradient of a training example "
+        "is how strongly its loss depends on its pixels: the sum of |d loss / d pixel|, and the magnitude "
+        "is its mean over the examples. Hunting is the time before the loss has fallen a tenth below that "
+        "of guessing. The relative spread is the standard deviation over networks that differ in their "
+        "seed alone, divided by their mean.")
+    paper = (
+        "Gu & Tresp, section 2 and figure 1 (VGG11, CIFAR-10): both kinds of labels are fitted to 100%; on "
+        "test pictures 83.73% are then right with true labels, and about 10% with random ones. With random "
+        "labels training begins with a hunting stage of small gradients, with true ones there is none. "
+        "Figure 4: over ten seeds training goes the same way with true labels, and different ways with "
+        "random ones.")
     claims = {
         "train_true": "training accuracy, true labels",
         "train_random": "training accuracy, random labels",
@@ -338,13 +352,11 @@ def figures(self: DissectFitting, lab, section, tables):
     each = {labels: [t for _, t in rows[rows.labels == labels].groupby("network")] for labels in lab.kinds}
     ends = {labels: section[labels]["hunting_ends_at"][0] for labels in lab.kinds}
     yield Figure("fitting", "Fitting true labels, and fitting random ones",
-        "Accuracy after each epoch on the training and the test set, and how strongly the loss of a training example "
-        "depends on its pixels. The shaded epochs are the hunting stage: the loss has not yet fallen a tenth below "
-        "that of guessing.",
+        "Accuracy after each epoch on the training and the test set, and the magnitude of the input "
+        "gradient (dashed). The shaded epochs are the hunting stage, if there is one.",
         plot_fitting({labels: of_kind[0] for labels, of_kind in each.items()}, ends))
     yield Figure("seeds", "One way, or many?",
-        "The same for several networks that differ in their seed alone. The spread is the standard deviation over "
-        "seeds relative to the mean.",
+        "The same for several networks that differ in their seed alone.",
         plot_seeds(each))
 
 # %% ../nbs/20_fitting.ipynb #b293df2b
@@ -352,10 +364,13 @@ def figures(self: DissectFitting, lab, section, tables):
 def say(self: DissectFitting, section, results):
     true, random, spread = section["true"], section["random"], section["spread"]
     def end(kind, column): return percent(kind[column][-1])
-    yield (f"A VGG11 ends with {end(true, 'train')} of the true training labels and {end(true, 'test')} of the test "
-           f"pictures right; with random labels, with {end(random, 'train')} and {end(random, 'test')}. "
-           f"Hunting lasts to epoch {true['hunting_ends_at'][0]} with true labels and to epoch "
-           f"{random['hunting_ends_at'][0]} with random ones.")
+    yield (f"With random labels a VGG11 ends with {end(random, 'train')} of the training labels and "
+           f"{end(random, 'test')} of the test pictures right; with true labels, with {end(true, 'train')} and "
+           f"{end(true, 'test')}.")
+    def until(kind):
+        last = kind["hunting_ends_at"][0]
+        return f"to epoch {last}" if last else "none"
+    yield f"Hunting stage: {until(random)} with random labels, {until(true)} with true ones."
     yield ("The input-gradient magnitude of networks that differ in their seed has a relative spread of "
            f"{spread['true']:.2f} with true labels and of {spread['random']:.2f} with random ones.")
 
