@@ -22,7 +22,7 @@ from .data import Examples, stream
 from .report import Figure, percent
 from .runs import overall
 from .studies import Part
-from .style import axes, beside, colors, styled
+from .style import axes, colors, styled
 from .training import Observer, Recipe, check_own, evaluating, forward, number_type
 
 # %% ../nbs/20_fitting.ipynb #745a876f
@@ -254,7 +254,7 @@ def plot_fitting(
     ax=None,         # two axes to draw on
 ):
     "Accuracy and input-gradient magnitude over epochs, true labels beside random ones. Returns the two axes."
-    both = axes(ax, ncols=2, figsize=(10, 3.4), sharey=True)
+    both = axes(ax, ncols=2, figsize=(10, 3.8), sharey=True)
     kinds = ("true", "random")
     right = [_plot_kind(ax, labels, tables[labels], ends[labels]) for ax, labels in zip(both, kinds, strict=True)]
     top = 1.05 * max(table.magnitude.max() for table in tables.values())

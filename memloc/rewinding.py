@@ -23,7 +23,7 @@ from .data import Examples, stream
 from .report import Figure, matrix, percent
 from .runs import Run, memorized_during
 from .studies import Part
-from .style import axes, beside, colors, layer_looks, styled
+from .style import axes, colors, styled
 from .training import device, evaluating, forward, members
 
 # %% ../nbs/11_rewinding.ipynb #db8f1418

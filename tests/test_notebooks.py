@@ -1,4 +1,4 @@
-"The notebooks as a reader meets them: small, without widgets, errors or progress bars in them, and with links that lead somewhere."
+"The notebooks as a reader meets them: small, no widgets, errors or progress bars, and links that lead somewhere."
 import json
 import re
 import string
