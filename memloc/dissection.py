@@ -27,7 +27,7 @@ from .report import Figure, percent
 from .runs import Run, fit, overall
 from .settings import Dissect, each_once
 from .studies import Lab, Part, conduct, data_name, read_data, what_trained
-from .style import axes, colors, styled
+from .style import axes, beside, colors, styled
 from .training import choose_precision, device, evaluating, predict, preset
 
 # %% ../nbs/22_dissection.ipynb #fb6c74ff
@@ -125,7 +125,7 @@ def plot_dissimilarity(
         ax.set_xticks(range(len(names)), names)
         ax.set_title(f"On {on}")
     grid[0].set_ylabel("Dist (nats)")
-    grid[0].legend(fontsize=8)
+    grid[-1].legend(fontsize=8, **beside)
     return grid
 
 # %% ../nbs/22_dissection.ipynb #be41f4e4

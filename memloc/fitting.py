@@ -229,16 +229,22 @@ def _plot_kind(ax, labels, table, end):
     "Fitting of one kind of labels. Returns the axes on the right, which the magnitude has to itself"
     ax.plot(table.epoch, table.train, color=_shades[labels], label="training set")
     ax.plot(table.epoch, table.test, color=colors["test"], label="test set")
-    ax.axvspan(.5, end + .5, color=colors["other"], alpha=.15, lw=0, label="hunting")
+    ax.axvspan(.5, end + .5, color=colors["other"], alpha=.15, lw=0, label="hunting")    # of no width without any
     ax.set(xlabel="epoch", ylim=(-.03, 1.03))
-    ax.set_title(f"{labels.capitalize()} labels: hunting to epoch {end}, then fitting")
+    stages = f"hunting to epoch {end}, then fitting" if end else "no hunting"
+    ax.set_title(f"{labels.capitalize()} labels: {stages}")
     right = ax.twinx()
     right.plot(table.epoch, table.magnitude, color=colors["other"], ls="--", label="input gradient (right)")
     right.grid(False)
     right.spines["right"].set_visible(True)
-    handles = ax.get_legend_handles_labels()[0]
-    ax.legend(handles=[*handles, *right.get_lines()], fontsize=8, loc="center right")
     return right
+
+def _explain_lines(both, magnitude):
+    "One legend for both kinds of labels, below them, where no curve is"
+    (of_true, test), (of_random, _) = (ax.lines for ax in both)
+    lines = {"training set, true labels": of_true, "training set, random labels": of_random, "test set": test,
+             "hunting": both[0].patches[0], "input gradient (right)": magnitude}
+    both[0].figure.legend(lines.values(), lines, loc="outside lower center", ncols=len(lines), fontsize=8)
 
 # %% ../nbs/20_fitting.ipynb #58df2ec0
 @styled
@@ -248,13 +254,14 @@ def plot_fitting(
     ax=None,         # two axes to draw on
 ):
     "Accuracy and input-gradient magnitude over epochs, true labels beside random ones. Returns the two axes."
-    both = axes(ax, ncols=2, figsize=(10, 3.4), sharey=True)
+    both = axes(ax, ncols=2, figsize=(10, 3.8), sharey=True)
     kinds = ("true", "random")
     right = [_plot_kind(ax, labels, tables[labels], ends[labels]) for ax, labels in zip(both, kinds, strict=True)]
     top = 1.05 * max(table.magnitude.max() for table in tables.values())
     for ax in right: ax.set_ylim(-.03 * top, top)
     both[0].set_ylabel("accuracy")
     right[1].set_ylabel("mean input-gradient magnitude")
+    _explain_lines(both, right[0].lines[0])
     return both
 
 # %% ../nbs/20_fitting.ipynb #3613161b

@@ -346,6 +346,7 @@ def _plot_taken(groups, max_removed, ax):
         share = np.arange(1, len(taken) + 1) / len(taken)
         ax.step(taken, share, where="post", color=colors[group], label=group)
     ax.set(xlabel="neurons removed", ylabel="share that has flipped", title="How many it takes", ylim=(0, 1.03))
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend()
 
 def _plot_where(groups, layers, ax):

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 from fastcore.basics import patch
-from matplotlib import colormaps
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -22,7 +21,7 @@ from .report import Figure, percent
 from .rewinding import owners, taken
 from .runs import Run
 from .studies import Part
-from .style import axes, colors, styled
+from .style import axes, beside, colors, layer_looks, styled
 from memloc.training import (
     Recipe,
     accuracy,
@@ -177,20 +176,19 @@ def plot_retraining(
     frame: pd.DataFrame,  # of `retrain`
     ax=None,              # two axes to draw on
 ):
-    """Accuracy on clean and noisy examples while each layer is retrained, a curve a layer from input (light) to output
-    (dark). Returns the two axes."""
+    """Accuracy on clean and noisy examples while each layer is retrained, a curve a layer from input (dark) to output
+    (light). Returns the two axes."""
     both = axes(ax, ncols=2, figsize=(10, 3.2), sharey=True)
-    layers = list(frame.layer.unique())
-    shades = colormaps["viridis_r"]
+    looks = layer_looks(frame.layer.unique())
     for ax, group in zip(both, ("clean", "noisy"), strict=True):
-        for i, layer in enumerate(layers):
+        for layer, look in looks.items():
             rows = frame[frame.layer == layer]
-            ax.plot(rows.epoch, rows[group], color=shades(i / max(1, len(layers) - 1)), label=layer)
+            ax.plot(rows.epoch, rows[group], label=layer, **look)
         ax.set(xlabel="epoch of retraining", ylim=(-.03, 1.03))
         ax.set_title(f"Accuracy on {group} examples", color=colors[group])
         ax.xaxis.get_major_locator().set_params(integer=True)
     both[0].set_ylabel("accuracy")
-    both[1].legend(title="retrained layer", loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
+    both[1].legend(title="retrained layer", fontsize=8, **beside)
     return both
 
 # %% ../nbs/12_retraining.ipynb #84fb48c1

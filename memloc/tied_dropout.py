@@ -27,7 +27,7 @@ from .networks import buildable
 from .report import Figure, percent
 from .runs import fit
 from .studies import Part
-from .style import axes, colors, styled
+from .style import axes, beside, colors, styled
 from .training import accuracy, check_own, evaluating, forward, predict, test_accuracy
 
 # %% ../nbs/14_tied_dropout.ipynb #6e3b89df
@@ -440,22 +440,34 @@ def _groups(table):
     middle = (len(groups) - 1) / 2
     return {group: .27 * (i - middle) for i, group in enumerate(groups)}
 
+def _write(ax, x, height, top):
+    "The number of a bar, above its whisker if it has one"
+    if not np.isnan(height): ax.text(x, top + .01, f"{height:.2f}", ha="center", va="bottom", fontsize=8)
+
+def _draw_modes(table, tops, ax):
+    "Bars, with their numbers at the height of `tops`"
+    ax = axes(ax, figsize=(max(8, 1.35 * len(table)), 3.2))
+    for group, shift in _groups(table).items():
+        heights = table[group].astype(float)
+        places = np.arange(len(table)) + shift
+        ax.bar(places, heights.fillna(0), .25, color=colors[group], label=group)
+        for x, height, top in zip(places, heights, tops[group], strict=True): _write(ax, x, height, top)
+        if group != "test": continue
+        for x in places[heights.isna() & (table["mode"] == "own")]:          # mode own needs an index to look up
+            ax.text(x, .02, "owns no neurons", rotation=90, ha="center", fontsize=8, color=colors["other"])
+    ax.set_xticks(range(len(table)), [mode.replace("_", ",\n").replace(" ", "\n") for mode in table["mode"]])
+    ax.set(ylabel="accuracy", ylim=(0, 1.12), title="Example-tied dropout: what each mode remembers")
+    ax.legend(**beside)
+    return ax
+
 @styled
 def plot_modes(
     table: pd.DataFrame,  # of `mode_accuracy`; `mode` may be any network's name
     ax=None,              # axes to draw on
 ):
     """Accuracy on clean, noisy (or all, where the truth is not known) and test examples of each network or mode, as
-    bars. Returns the axes."""
-    ax = axes(ax, figsize=(max(8, 1.35 * len(table)), 3.2))
-    for group, shift in _groups(table).items():
-        heights = table[group].astype(float)
-        bars = ax.bar(np.arange(len(table)) + shift, heights.fillna(0), .25, color=colors[group], label=group)
-        ax.bar_label(bars, ["" if np.isnan(v) else f"{v:.2f}" for v in heights], fontsize=8)
-    ax.set_xticks(range(len(table)), [mode.replace("_", ",\n").replace(" ", "\n") for mode in table["mode"]])
-    ax.set(ylabel="accuracy", ylim=(0, 1.12), title="Example-tied dropout: what each mode remembers")
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    return ax
+    bars. A test example owns no neurons, so that mode own has no bar for it. Returns the axes."""
+    return _draw_modes(table, table, ax)
 
 # %% ../nbs/14_tied_dropout.ipynb #b4962cca
 def _map_sizes(tied, shape):
@@ -575,8 +587,8 @@ def plot_spread(
     "Accuracy of each network or mode over seeds: bars of medians, whiskers from least to greatest. Returns the axes."
     shifts = _groups(table)
     over = table.astype(dict.fromkeys(shifts, float)).groupby("mode", sort=False)[list(shifts)]
-    ax = plot_modes(over.median().reset_index(), ax)
     low, high = over.min(), over.max()
+    ax = _draw_modes(over.median().reset_index(), high, ax)
     for group, shift in shifts.items():
         ax.vlines(np.arange(len(low)) + shift, low[group], high[group], color="k", lw=1.5)
     return ax
