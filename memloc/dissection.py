@@ -26,8 +26,8 @@ from .patterns import Gan, Patterns, fit_dcgan, maximize, pattern_presets
 from .report import Figure, percent
 from .runs import Run, fit, overall
 from .settings import Dissect, each_once
-from .studies import Lab, Part, conduct, data_name, read_data
-from .style import axes, colors, styled
+from .studies import Lab, Part, conduct, data_name, read_data, what_trained
+from .style import axes, beside, colors, styled
 from .training import choose_precision, device, evaluating, predict, preset
 
 # %% ../nbs/22_dissection.ipynb #fb6c74ff
@@ -92,7 +92,7 @@ def fitted(
     best = overall(run.history, train).max()
     if best < 1 and not anyway:
         raise InputError(f"the network of {run} never reached 100% on its training set, but {100 * best:.1f}%: "
-                         f"train it for more than {run.epochs[-1]} epochs, or ask to go on anyway")
+                         f"train it for more than {run.epochs[-1]} epochs, or go on anyway (--accept-unfitted)")
     return run.model().to(device())
 
 # %% ../nbs/22_dissection.ipynb #66edc945
@@ -125,7 +125,7 @@ def plot_dissimilarity(
         ax.set_xticks(range(len(names)), names)
         ax.set_title(f"On {on}")
     grid[0].set_ylabel("Dist (nats)")
-    grid[0].legend(fontsize=8)
+    grid[-1].legend(fontsize=8, **beside)
     return grid
 
 # %% ../nbs/22_dissection.ipynb #be41f4e4
@@ -305,9 +305,9 @@ def magnitude(self: DissectLab,
 def network(self: DissectLab,
     specimen: Specimen,   # which
 ) -> nn.Module:
-    """The trained network. `InputError` if it never fitted its labels, unless that is accepted; augmentation may keep
-    it from that, which is for the report to say."""
-    anyway = self.settings.accept_unfitted or specimen.augment is not None
+    """The trained network. `InputError` if it never fitted its labels, unless that is accepted, as it is at the size of
+    a test; augmentation may keep it from that. The report says so."""
+    anyway = self.settings.accept_unfitted or self.settings.preset == "smoke" or specimen.augment is not None
     return fitted(self.run(specimen), self.labels(specimen), anyway)
 
 @patch
@@ -357,8 +357,29 @@ def opening(self: DissectLab,
     results: dict,   # results.json, or summary.json
 ) -> str:
     "The first sentence of the report."
-    return (f"{results['examples']:,} training examples of {data_name(results)}, once with their true labels and once "
-            "with labels drawn anew from all classes.")
+    return ("When networks differ in their random start alone, do they end up with the same thing?"
+            f"{_unfitted(results) or _answer(results)} {results['examples']:,} training examples of "
+            f"{data_name(results)} were learned once with their true labels and once with labels drawn anew from all "
+            f"classes, which can only be memorized. {what_trained(results)}")
+
+def _unfitted(results):
+    "Why there is no answer, if the networks are known not to have fitted their labels"
+    if "fitting" not in results: return ""
+    reached = {labels: max(results["fitting"][labels]["train"]) for labels in ("true", "random")}
+    if min(reached.values()) == 1: return ""
+    return (f" This run cannot tell: its networks never got more than {percent(reached['true'])} of the true and "
+            f"{percent(reached['random'])} of the random labels right in training, and what has been memorized can "
+            "be compared only where all are. Train for more epochs, on more examples or a wider network.")
+
+def _answer(results):
+    "The answer to the question, if it was measured"
+    if "dissimilarity" not in results: return ""
+    true, random = (results["dissimilarity"][labels]["vgg11_other_seed"]["mean"] for labels in ("true", "random"))
+    found = "Here they are no less alike with random labels than with true ones, which is not what the paper says"
+    if random > true: found = "Here they are more alike with true labels than with random ones"
+    if random > 2 * true: found = "Yes with true labels, no with random ones"
+    return (f" {found}: what two of them say of a picture differs by {true:.3g} with true labels, and by {random:.3g} "
+            "with random ones (Dist, in nats; 0 if they say the same).")
 
 # %% ../nbs/22_dissection.ipynb #e5ff47ab
 def _to_others(lab, specimen, pictures):
@@ -386,6 +407,16 @@ def _dist_table(section, kinds):
 class DissectDissimilarity(Part):
     "Dist (equation 2) against another seed and other networks; and what weight decay and augmentation change."
     chapter = 22.1
+    heading = "Dissimilarity: how alike are two networks?"
+    measures = (
+        "Dist compares what two networks say of the same pictures: the divergence (Kullback-Leibler, in "
+        "nats) of the second one's class probabilities from the first one's, as a mean over pictures; 0 if "
+        "both say the same. The pictures are the patterns of the first network, and, beside the paper, "
+        "test pictures.")
+    paper = (
+        "Gu & Tresp, section 4, equation 2 and figure 2 (CIFAR-10): with true labels networks are "
+        "extremely similar across seeds, sizes and makes; with random labels they differ, even from run to "
+        "run. Weight decay and augmentation do not change that.")
     claims = {
         "true": "Dist to another seed, true labels",
         "random": "Dist to another seed, random labels",
@@ -411,9 +442,8 @@ class DissectDissimilarity(Part):
 
 # %% ../nbs/22_dissection.ipynb #67fe8995
 def _dist_figure(table):
-    return Figure("dissimilarity", "How alike are two networks?",
-        "The divergence between what a VGG11 and another network say, on the pictures that the first one likes best "
-        "and on test images. High bars: each has its own way.",
+    return Figure("dissimilarity", "Dist of a VGG11 to another network",
+        "High bars: each has its own way. Whiskers are a standard deviation over pictures; there is a dot a seed.",
         plot_dissimilarity(table))
 
 @patch
@@ -424,11 +454,16 @@ def over_seeds(self: DissectDissimilarity, frames): yield _dist_figure(frames["d
 
 @patch
 def say(self: DissectDissimilarity, section, results):
-    def each(side): return ", ".join(f"{dist['mean']:.3g} ({k.replace('_', ' ')})" for k, dist in side.items())
-    def to_other_seed(condition): return f"{section[condition]['vgg11_other_seed']['mean']:.3g}"
-    yield f"Dist on these patterns, true labels: {each(section['true'])}. Random labels: {each(section['random'])}."
-    yield (f"To another seed: {to_other_seed('true_without_weight_decay')} with true labels and no weight decay, "
-           f"{to_other_seed('random_with_weight_decay')} with random labels and weight decay, "
+    true, random = section["true"], section["random"]
+    def dist(side, name): return f"{side[name]['mean']:.3g}"
+    yield (f"From a VGG11 to one of another seed Dist is {dist(true, 'vgg11_other_seed')} with true labels, and "
+           f"{dist(random, 'vgg11_other_seed')} with random ones.")
+    makes = [name for name in true if name != "vgg11_other_seed"]
+    pairs = [f"{dist(true, name)} and {dist(random, name)} to a {name.replace('_', ' ')}" for name in makes]
+    if pairs: yield f"To networks of another make it is, with true and with random labels, {'; '.join(pairs)}."
+    def to_other_seed(condition): return dist(section[condition], "vgg11_other_seed")
+    yield (f"To another seed it is {to_other_seed('true_without_weight_decay')} with true labels and no weight decay, "
+           f"{to_other_seed('random_with_weight_decay')} with random labels and weight decay, and "
            f"{to_other_seed('random_with_augmentation')} with random labels and augmentation.")
     reached = section["random_with_augmentation"]["train"]
     if reached < 1:
@@ -459,6 +494,14 @@ def _shares(lab, specimen):
 class DissectAgreement(Part):
     "The share of pictures to which two networks, and a network and the nearest neighbour, give the same class."
     chapter = 22.2
+    heading = "Agreement: do they name the same class?"
+    measures = (
+        "The share of pictures, patterns or test pictures, to which two networks that differ in their seed "
+        "give the same class; and the same for a network and the nearest neighbour, which answers with the "
+        "label of the most similar training picture.")
+    paper = (
+        "Gu & Tresp, section 1: networks with random labels are unlike a nearest-neighbour classifier, "
+        "which can memorize in one way only.")
     claims = {
         "agree_true": "agreement of two seeds, test images, true labels",
         "agree_random": "agreement of two seeds, test images, random labels",
@@ -482,8 +525,8 @@ def shown(self: DissectAgreement, section):
 @patch
 def say(self: DissectAgreement, section, results):
     def share(labels, other): return percent(section[labels][other]["test_images"])
-    yield (f"Two networks name the same class on {share('true', 'networks')} of the test images with true labels, and "
-           f"on {share('random', 'networks')} with random ones; a network and the nearest neighbour on "
+    yield (f"Two networks name the same class on {share('true', 'networks')} of the test pictures with true labels, "
+           f"and on {share('random', 'networks')} with random ones; a network and the nearest neighbour on "
            f"{share('true', 'nearest_neighbour')} and {share('random', 'nearest_neighbour')}.")
 
 @patch
@@ -497,6 +540,11 @@ def findings(self: DissectAgreement, section, tables):
 class DissectNoiseCurve(Part):
     "Dist of two seeds against the fraction of labels that are drawn anew; all without weight decay."
     chapter = 22.3
+    heading = "Noise: from learning to memorizing"
+    measures = (
+        "Dist between two seeds of VGG11 for training sets of which a growing share has labels drawn anew, "
+        "all without weight decay.")
+    paper = "Gu & Tresp, section 4 and figure 5: networks move apart gradually as the share of random labels grows."
 
     def check(self, lab):
         if not lab.settings.random:
@@ -513,8 +561,8 @@ class DissectNoiseCurve(Part):
 
 # %% ../nbs/22_dissection.ipynb #c67d8624
 def _noise_figure(table):
-    return Figure("noise_curve", "From learning to memorizing",
-        "The same between two seeds of VGG11, for training sets of which a growing part has random labels.",
+    return Figure("noise_curve", "How far two seeds are apart",
+        "At the left all labels are true, at the right all are random.",
         plot_noise(table))
 
 @patch
@@ -527,7 +575,7 @@ def over_seeds(self: DissectNoiseCurve, frames): yield _noise_figure(frames["noi
 def say(self: DissectNoiseCurve, section, results):
     pairs = zip(section["noise"], section["dissimilarity"], strict=True)
     points = [f"{dist:.3g} ({percent(n)})" for n, dist in pairs]
-    yield f"Dist to another seed where a part of the labels is random, without weight decay: {', '.join(points)}."
+    yield f"Dist to another seed, by the share of labels drawn anew: {', '.join(points)}."
 
 # %% ../nbs/22_dissection.ipynb #74cef748
 @delegates(Dissect)

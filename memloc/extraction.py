@@ -315,7 +315,13 @@ def cost(
 @dataclass(frozen=True)
 class DropoutExtraction(Part):
     "How small the network is that is left without memorization neurons."
-    chapter = 15
+    chapter = 16.4                                  # behind those that say what is dropped, and what that costs
+    heading = "Extraction: how small is the network without its memory?"
+    measures = (
+        "Neurons that never fire need not be computed. The memorization neurons are taken out of the "
+        "network, which then gives the same answers as with them dropped, and what is left is counted: "
+        "parameters, and multiply-adds for one picture.")
+    paper = "Maini et al. do not make a smaller network; this follows from their method."
     claims = {"parameters_left": "share of the parameters that is left without memorization neurons",
               "multiply_adds_left": "share of the multiply-adds that is left without them"}
 

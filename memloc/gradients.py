@@ -150,6 +150,16 @@ def noisy_share(
 class StudyGradients(Part):
     "Gradient accounting, while the plain network trains."
     chapter = 10
+    heading = "Gradient accounting: who changes which layer?"
+    measures = (
+        "A training step changes each weight along its gradient, which is a sum of what every example asks "
+        "for. Here the sum is kept apart: what do the clean examples together ask of a layer, what do the "
+        "noisy ones, and how strongly? The cosine compares the two directions: 1 if both ask for the same "
+        "change, 0 if the changes have nothing to do with each other, -1 if one undoes the other.")
+    paper = (
+        "Maini et al. (ResNet-9, CIFAR-10, a tenth of the labels wrong, epochs 15 to 20): at every layer "
+        "the noisy tenth has a gradient about as strong as that of the clean nine tenths. Throughout "
+        "training the two have strongly negative cosines.")
     needs = ("training",)
     claims = {
         "share": "noisy examples' share of the gradient while they are memorized, mean over layers",
@@ -196,21 +206,34 @@ def say(self: StudyGradients, section, results):
            f"and {percent(share.max())} where they were most ({share.idxmax()}).")
     yield (f"Their pull was opposed to that of the clean examples at {(cosine < 0).sum()} of {len(cosine)} layers; "
            f"the cosine of the two was {cosine.mean():.2f} on average.")
+    yield from _in_the_end(section)
+
+def _in_the_end(section):
+    "A sentence on the last layer, if clean and noisy examples agree on it once all is learned"
+    layer = section["layers"][-1]
+    cosine = section["cosine"][-1][-1]
+    if cosine is None or cosine < .1: return
+    yield (f"In the last epoch they agree at the last layer, {layer}: the cosine there is {cosine:.2f}, and its row "
+           "of the map ends in blue. Once a label is known, right or wrong, what is left to gain is to be "
+           "surer of it, and that most likely asks the same of this layer for all examples: larger "
+           "weights. The paper does not report this.")
 
 # %% ../nbs/10_gradients.ipynb #b8752ae1
 def _cosines(frame):
     "The figure of the cosines"
-    return Figure("gradients_cosines", "They pull against each other",
-        "The cosine between the two pulls. Red: what helps the noisy examples harms the clean ones at that layer and "
-        "in that epoch.",
+    return Figure("gradients_cosines", "Do they pull against each other?",
+        "The cosine of the two gradients, by layer and epoch. Red: what helps the noisy examples harms the "
+        "clean ones at that layer and in that epoch. Blue: both ask for the same.",
         plot_cosines(frame))
 
 @patch
 def figures(self: StudyGradients, lab, section, tables):
+    noisy = lab.train.noisy.double().mean().item()
     yield Figure("gradients_norms", "Who pulls at which layer?",
-        "The strength with which the clean (blue) and the noisy examples (orange) pull at each layer while the noisy "
-        "ones are memorized. Compare orange with the small share of examples that are noisy. If memorization were the "
-        "business of the last layers, orange would stand out there alone.",
+        "How strongly the clean (blue) and the noisy examples (orange) pull at each layer while the noisy ones are "
+        f"memorized. Orange as high as blue would be remarkable, since only {percent(noisy)} of the examples are "
+        f"noisy: if all pulled alike, orange would be {percent(noisy / (1 - noisy))} as high as blue. If memorization "
+        "were the business of the last layers, orange would stand out there alone.",
         plot_norms(tables["gradients"], memorized_during(tables["history"])))
     yield _cosines(tables["gradients"])
 

@@ -439,6 +439,13 @@ def _mean_confidence(patterns):
 class DissectPatterns(Part):
     "A generator, and what the networks look for among the pictures that it can draw."
     chapter = 21
+    heading = "Patterns: what does a network look for?"
+    measures = (
+        "A generator (a DCGAN) learns to draw pictures like those of the data. Among the pictures that it "
+        "can draw, one is searched for that a network gives a class as surely as possible: from a random "
+        "start, climbing the probability of the class. The picture at the end is a pattern of the network, "
+        "what it looks for.")
+    paper = "Gu & Tresp, section 3, equation 1 and figure 3: patterns look like the class that they were made for."
     claims = {
         "sure_true": "class probability on patterns, true labels",
         "sure_random": "class probability on patterns, random labels",
@@ -457,12 +464,11 @@ class DissectPatterns(Part):
 @patch
 def figures(self: DissectPatterns, lab, section, tables):
     yield Figure("samples", "A generator as prior",
-        "What the generator draws from the same random numbers as it learns. The patterns below are searched for among "
-        "what it can draw.",
+        "What the generator draws from the same random numbers as it learns.",
         plot_samples(lab.gan()))
     yield Figure("patterns_true", "What a network trained on true labels looks for",
-        "The picture at the start, and after climbing for several classes, with the class and the probability that the "
-        "network gives it.",
+        "The picture at the start, and after climbing for several classes, with the class and the "
+        "probability that the network gives it.",
         plot_patterns(lab.patterns(lab.kinds["true"])))
     yield Figure("patterns_random", "What a network trained on random labels looks for",
         "The same for a network whose labels mean nothing.",
@@ -470,9 +476,9 @@ def figures(self: DissectPatterns, lab, section, tables):
 
 @patch
 def say(self: DissectPatterns, section, results):
-    if section["diversity"] < .5:
-        yield (f"The generator's samples have collapsed (they lie {section['diversity']:.2f} times as far apart as "
-               "training images): do not believe its patterns.")
     def rise(sure): return f"from {percent(sure['confidence_before'])} to {percent(sure['confidence_after'])}"
     yield (f"Climbing raises the probability of the class {rise(section)} on average for the network with true labels, "
            f"and {rise(section['random'])} for the one with random labels.")
+    if section["diversity"] >= .5: return
+    yield (f"The generator's pictures have collapsed (they lie {section['diversity']:.2f} times as far apart as "
+           "training pictures): do not believe its patterns.")

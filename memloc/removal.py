@@ -22,6 +22,7 @@ from .anatomy import Replay, bare, check_open, hooked, neurons
 from .basics import Count, InputError, Least0, Seed, Whole, checked
 from .data import Examples, check_examples, checked_index, sample, stream
 from .report import Figure, percent
+from .retraining import not_back
 from .studies import Part
 from .style import axes, colors, styled
 from .training import accuracy_by_group, check_classes, device, evaluating, forward, predict
@@ -89,8 +90,8 @@ def open(self: Gates,
         second = self(x, every)
     if not torch.allclose(first, second, rtol=1e-3, atol=1e-3, equal_nan=True):
         raise InputError(f"{type(self.model).__name__} answers otherwise when it runs a second time, so its neurons "
-                         "cannot be told apart: make it do the same in eval mode each time (nothing drawn at random, "
-                         "nothing counted)")
+                         "cannot be told apart: make it do the same in eval mode each time (nothing drawn "
+                         "at random, nothing counted)")
     return every
 
 # %% ../nbs/13_removal.ipynb #71209498
@@ -345,6 +346,7 @@ def _plot_taken(groups, max_removed, ax):
         share = np.arange(1, len(taken) + 1) / len(taken)
         ax.step(taken, share, where="post", color=colors[group], label=group)
     ax.set(xlabel="neurons removed", ylabel="share that has flipped", title="How many it takes", ylim=(0, 1.03))
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend()
 
 def _plot_where(groups, layers, ax):
@@ -395,6 +397,15 @@ def _summary(removals, after, layers, most):
 class StudyRemoval(Part):
     "Clean and noisy examples taken apart, neuron by neuron."
     chapter = 13
+    heading = "Neuron removal: how many neurons does one label hang on?"
+    measures = (
+        "For one example at a time neurons are silenced, each time the one that this example needs most "
+        "and the others least, until the network no longer gives the example its label: the example has "
+        "flipped.")
+    paper = (
+        "Maini et al. (1,000 clean and 1,000 noisy examples, ResNet-9, CIFAR-10): a memorized example "
+        "takes fewer neurons than a clean one, about five, and its loss does the network less harm. The "
+        "neurons are spread over the layers.")
     needs = ("training",)
     claims = {
         "removed_noisy": "neurons to remove for a noisy example, median",
@@ -434,6 +445,13 @@ def _count(median, most):
     "A median number of neurons in words"
     return f"more than {most}" if median > most else f"{median:g}"
 
+def _no_contradiction(layer, results):
+    "The end of a sentence on the layer with most of the removed neurons, if retraining says that it held no labels"
+    if "retraining" not in results or layer in not_back(results["retraining"]): return ""
+    return (" Layer retraining says that this layer did not hold the wrong labels, which is no contradiction. Removal "
+            "asks where a label can be cut off on its way from the picture to the answer, and it passes "
+            "through every layer; retraining asks which layer cannot be made again without having seen it.")
+
 @patch
 def say(self: StudyRemoval, section, results):
     noisy, clean = section["noisy"], section["clean"]
@@ -448,7 +466,8 @@ def say(self: StudyRemoval, section, results):
     if not noisy["flipped"]: return
     layer, most = max(noisy["by_layer"].items(), key=lambda item: item[1])
     share = most / sum(noisy["by_layer"].values())
-    yield f"Of the neurons that were removed for wrong labels, {percent(share)} are in {layer}."
+    most_are = f"Of the neurons that were removed for wrong labels, {percent(share)} are in {layer}."
+    yield most_are + _no_contradiction(layer, results)
     left = noisy["accuracy_after"]["clean"]
     if left is None: return
     yield f"With those of one wrong label gone, the network still knows {percent(left)} of the right labels."
@@ -456,7 +475,6 @@ def say(self: StudyRemoval, section, results):
 @patch
 def figures(self: StudyRemoval, lab, section, tables):
     yield Figure("removal", "How many neurons hold one label?",
-        "For one example at a time, the neuron that it needs most and the others least was removed, until the network "
-        "no longer gave its label. The further to the left a curve rises, the fewer neurons it took. On the right: in "
-        "which layers the removed neurons are.",
+        "The share of examples that have flipped by the number of neurons removed: the further to the left "
+        "a curve rises, the fewer neurons it took. On the right: in which layers the removed neurons are.",
         plot_removals(tables["removal"], self.max_removed, layers=section["clean"]["by_layer"]))

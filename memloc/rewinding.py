@@ -59,8 +59,8 @@ def _same_again(replay, names, train):
         for layer, mine in names.items():
             if torch.allclose(replay.run(predict, owners(mine)), first, rtol=1e-3, atol=1e-3, equal_nan=True): continue
             raise InputError(f"{type(model).__name__} answers otherwise when {layer} runs a second time, so it cannot "
-                             "be rewound: make it do the same in eval mode each time (nothing drawn at random, "
-                             "nothing counted)")
+                             "be rewound: make it do the same in eval mode each time (nothing drawn at "
+                             "random, nothing counted)")
 
 # %% ../nbs/11_rewinding.ipynb #563d2c34
 def _hybrids(
@@ -180,6 +180,16 @@ def plot_rewinding(
 class StudyRewinding(Part):
     "Every layer of the plain network put back to eleven checkpoints."
     chapter = 11
+    heading = "Layer rewinding: which layers needed their last epochs?"
+    measures = (
+        "One layer at a time is put back to the weights that it had after an earlier epoch (epoch 0 is its "
+        "random start), and all other layers stay as they were at the end. If the network still gives its "
+        "wrong labels, then what the layer has learned since is not where they are.")
+    paper = (
+        "Maini et al.: putting the last layers back to an epoch before the wrong labels were learned "
+        "hardly harms them, so that memorization is not confined to the last layers. Which layers matter "
+        "changes with the data and the network (two maps, accuracy on clean and on noisy examples by layer "
+        "and epoch, for three of each).")
     needs = ("training",)
     claims = {
         "rewound_last": "noisy accuracy that rewinding the last layer to before memorization costs",
@@ -231,7 +241,7 @@ def say(self: StudyRewinding, section, results):
 @patch
 def figures(self: StudyRewinding, lab, section, tables):
     yield Figure("rewinding", "What is a layer's way back worth?",
-        "One layer at a time was put back to an earlier epoch, the rest left as it ended. Where the right-hand picture "
-        "is dark and the left-hand one bright, that layer's later epochs were needed for the wrong labels and not for "
-        "the right ones. Between the dotted lines the wrong labels were learned.",
+        "Where the right-hand picture is dark and the left-hand one bright, that layer's later epochs were "
+        "needed for the wrong labels and not for the right ones. Between the dotted lines the wrong labels "
+        "were learned.",
         plot_rewinding(tables["rewinding"], memorized_during(tables["history"])))

@@ -253,7 +253,7 @@ class Dissect(Settings):
     others: tuple[str, ...] = ("vgg13", "resnet32")
     random: tuple[Share, ...] = (0., 0.2, 0.4, 0.6, 0.8, 1.)  # fractions of labels drawn anew, for a curve
     augmented_epochs: PresetInt = None     # epochs of the network trained with augmentation, which needs more of them
-    accept_unfitted: bool = False          # go on with networks that never reached 100% on their training set
+    accept_unfitted: bool = False  # go on with networks that never reached 100% on their training set, as smoke does
     parts: tuple[str, ...] = all_parts("dissect")  # which parts to run
     folder = "{}-dissected"
 

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Part', 'load_part', 'wanted_parts', 'read_data', 'noisy_data', 'check_noise', 'width_of', 'make_network', 'Lab',
-           'asked_by_name', 'data_name', 'lies', 'open_folder', 'is_empty', 'refuse_other', 'commit_of', 'environment',
-           'run_parts', 'with_origin', 'plain_data', 'read_results', 'read_tables', 'write_report', 'StudyTraining',
-           'on_test', 'findings', 'claims', 'conduct', 'summarise', 'claims_of', 'study']
+           'asked_by_name', 'data_name', 'what_trained', 'lies', 'open_folder', 'is_empty', 'refuse_other', 'commit_of',
+           'environment', 'run_parts', 'with_origin', 'plain_data', 'read_results', 'read_tables', 'write_report',
+           'sketch_of', 'StudyTraining', 'memorized', 'on_test', 'findings', 'claims', 'conduct', 'summarise', 'study']
 
 # %% ../nbs/05_studies.ipynb #6a9d958f
 import json
@@ -25,11 +25,12 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 
 from . import __version__
+from .anatomy import find_blocks, layers, neurons
 from .basics import InputError, choose
 from .data import Examples, add_label_noise, load, plot_examples, sample, seeded, subset
 from .files import Damaged, differences, digest_of, locked, read_json, read_table, write_json, write_table
 from .networks import has_width, network
-from .report import Figure, interval, median_range, percent, spread_of, write_page
+from .report import Box, Figure, Section, interval, median_range, percent, spread_of, write_page
 from .runs import Run, fit, memorized_during, plot_history
 from .settings import NetworkSettings, Settings, Study, defaults, part_name, parts_of, short_name, stored
 from .training import choose_precision, device, predict, preset
@@ -43,6 +44,9 @@ class Part:
     `StudyRewinding` is the part `rewinding` of `memloc study`. Its method `compute(lab)` returns a section of
     results.json, plain data, and a dict of tables, {name: DataFrame}, which become CSVs."""
     chapter: ClassVar[int] = 99   # parts run, and are reported, in this order
+    heading: ClassVar[str] = ""   # of its section in a report; without one it speaks at the report's start
+    measures: ClassVar[str] = ""  # what it measures, for someone who knows nothing of it
+    paper: ClassVar[str] = ""     # what the paper says of it
     needs: ClassVar[tuple] = ()   # names of parts that run before it
     claims: ClassVar[dict] = {}   # {finding: how it reads in a table}
     words: ClassVar[tuple] = ()   # columns of its tables that hold names, which may look like numbers
@@ -85,6 +89,13 @@ def figures(self: Part,
     return ()
 
 @patch
+def sketch(self: Part,
+    lab,           # what the parts share
+) -> list:
+    "A network whose layers are named from here on, as `sketch_of` draws it."
+    return []
+
+@patch
 def shown(self: Part,
     section: dict,  # this part's, of results.json
 ) -> dict:
@@ -106,7 +117,7 @@ def say(self: Part,
     section: dict,  # this part's, of results.json
     results: dict,  # all of results.json
 ):
-    "Yield sentences that say what this result shows."
+    "Yield sentences that say what this result shows, the first with the number that matters most."
     return ()
 
 @patch
@@ -317,13 +328,22 @@ def opening(self: Lab,
     results: dict,   # results.json, or summary.json
 ) -> str:
     "The first sentence of the report."
-    return f"{results['examples']:,} training examples of {data_name(results)}; {lies(results['noise'])}."
+    return (f"{results['examples']:,} training examples of {data_name(results)}; {lies(results['noise'])}. "
+            f"{what_trained(results)}")
 
 def data_name(
     about: dict,  # with the `data` of a command
 ) -> str:
     "What a data set is called, which may have been given as a path."
     return short_name(about["data"])
+
+def what_trained(
+    about: dict,  # with the settings of a command, and a seed
+) -> str:
+    "Which network was trained for how long, in a sentence."
+    wide = f", {about['width']:g} times as wide as the paper's" if has_width(about["network"]) else ""
+    return (f"The network is {about['network']}{wide}, trained for {about['epochs']} epochs; "
+            f"the seed is {about['seed']}.")
 
 def lies(
     noise: float,  # fraction of labels that were made wrong
@@ -510,20 +530,23 @@ def write_report(
     "Draw a study's figures and write its report, from the tables and results in its folder."
     parts = _parts_in(lab, results)
     tables = read_tables(lab.out, parts)
-    story = [lab.opening(results), *(sentence for p in parts for sentence in p.say(results[p.name], results))]
-    story += _left_out(results)
-    figures = (figure for p in parts for figure in p.figures(lab, results[p.name], tables))
-    shown = {}
-    galleries = {}
-    for p in parts:
-        shown |= p.shown(results[p.name])
-        galleries |= p.galleries(lab, results[p.name], tables)
-    shown["How this was made"] = _facts(results)
-    write_page(lab.out, lab.title.format(data_name(results)), story, figures, shown, galleries, lab.paper)
+    said = {part.name: list(part.say(results[part.name], results)) for part in parts}
+    opening = lab.opening(results)
+    without_section = [sentence for part in parts if not part.heading for sentence in said[part.name]]
+    sections = (_section(part, lab, results[part.name], tables, said[part.name]) for part in parts)
+    write_page(lab.out, lab.title.format(data_name(results)), [opening, *without_section, *_left_out(results)], [],
+               {"How this was made": _facts(results)}, {}, lab.paper, sections)
+    story = [opening, *(sentence for part in parts for sentence in said[part.name]), *_left_out(results)]
     found = {k: v for p in parts for k, v in p.findings(results[p.name], tables).items()}
     results = plain_data(results | {"findings": found, "story": story})
     write_json(lab.out / "results.json", results)
     return results
+
+def _section(part, lab, section, tables, said):
+    "What a part has to say in the report; sentences without a heading stand at the report's start"
+    return Section(part.heading, part.measures, part.paper, said if part.heading else [],
+                   part.figures(lab, section, tables), part.shown(section), part.galleries(lab, section, tables),
+                   part.sketch(lab))
 
 def _left_out(results):
     "Sentences on what could not be done"
@@ -535,11 +558,44 @@ def _facts(results):
     facts = asked | results["environment"]
     return [(k.replace("_", " "), ", ".join(map(str, v)) if isinstance(v, list) else v) for k, v in facts.items()]
 
+# %% ../nbs/05_studies.ipynb #57d1ede5
+def sketch_of(
+    model,               # any network
+    examples: Examples,  # pictures that it takes
+) -> list:               # (block, or None for a layer that is in none or is one itself, [Box, ...]), input to output
+    "The layers of a network by block, each with how many neurons it has, for the sketch in a report."
+    counts = _or_none(neurons, model, examples)
+    framed = _or_none(find_blocks, model, examples)
+    sketch = []
+    for layer in layers(model):
+        block = next((name for name in framed if layer.startswith(f"{name}.")), None)
+        note = f"{counts[layer].channels} neurons" if layer in counts else ""
+        if not sketch or block is None or sketch[-1][0] != block: sketch.append((block, []))
+        sketch[-1][1].append(Box(layer, note))
+    return sketch
+
+def _or_none(find, model, examples):
+    "What a dry run finds; nothing where it can find nothing"
+    try: return find(model, examples)
+    except InputError: return {}
+
 # %% ../nbs/05_studies.ipynb #d97dd7d9
 @dataclass(frozen=True)
 class StudyTraining(Part):
     "The plain network learns, then memorizes."
     chapter = 5
+    heading = "The network, and what it learned first"
+    measures = (
+        "A network that memorizes wrong labels: it is trained as usual, and called plain. An example is "
+        "noisy if its training label is wrong, and clean if it is right; they are orange and blue in all "
+        "pictures. Green are test pictures, which no network is trained on. Nothing in a picture tells its "
+        "wrong label, so a network that gives it has memorized it. Accuracy on noisy examples is the share "
+        "of wrong labels that it gives as it was told.")
+    paper = (
+        "Maini et al. make a tenth of the labels of CIFAR-10 wrong and train a ResNet-9 for 50 epochs. It "
+        "memorizes the wrong labels in epochs 10 to 30.")
+
+    def sketch(self, lab): return sketch_of(lab.network(), lab.train)
 
     def compute(self, lab):
         run = lab.plain
@@ -550,14 +606,21 @@ class StudyTraining(Part):
         return section | {"memorized_from": first, "memorized_to": last}, {"history": run.history}
 
     def say(self, section, results):
-        done = "it has memorized them"
-        if section["noisy"] <= .9: done = "it has not memorized all of them; train longer for a sharper picture"
         yield (f"After {section['epochs']} epochs a plain network gives the wrong label to {percent(section['noisy'])} "
-               f"of the examples that were labelled wrongly: {done}. {on_test(section)}")
+               f"of the examples that were labelled wrongly: {memorized(section['noisy'])}. {on_test(section)}")
 
     def findings(self, section, tables):
         names = ("clean", "noisy", "test", "memorized_from", "memorized_to")
         return {k: section[k] for k in names if k in section}
+
+def memorized(
+    share: float,  # of the wrong labels that a network gives as it was told
+) -> str:
+    "Whether it has memorized them, as the end of a sentence."
+    if share > .9: return "it has memorized them"
+    if share > .5: return "it has not memorized all of them; train longer for a sharper picture"
+    return ("it has memorized few of them or none, so nothing here is a test of what the paper says; train longer, "
+            "or with more examples or a wider network")
 
 def on_test(
     section: dict,  # with `test`, if there is a test set
@@ -571,12 +634,13 @@ def on_test(
 def figures(self: StudyTraining, lab, section, tables):
     noisy = lab.train.noisy
     yield Figure("examples", "Labels that lie",
-        "Above each picture is the label that the network was trained on. Orange ones are wrong, and the true class "
-        "follows in brackets. Nothing in these pictures tells their label: it can only be memorized.",
+        "Above each picture is the label that the network was trained on. Orange ones are wrong, and the "
+        "true class follows in brackets.",
         plot_examples(lab.train, [*(~noisy).nonzero()[:8, 0], *noisy.nonzero()[:16, 0]]))
     yield Figure("history", "Learning, then memorizing",
-        "Accuracy after each epoch. Where blue and green rise before orange, the network learned what is common to "
-        "many pictures first and memorized the wrong labels later. Watch what green does while orange rises.",
+        "Accuracy after each epoch. Where blue and green rise before orange, the network learned what is "
+        "common to many pictures first and memorized the wrong labels later. Watch what green does while "
+        "orange rises.",
         plot_history(tables["history"]))
 
 # %% ../nbs/05_studies.ipynb #204d63da
@@ -672,17 +736,19 @@ def summarise(
     write_json(out / "summary.json", summary)
     write_table(out / "findings.csv", found)
     frames = _frames(out, seeds, parts)
+    sections = (Section(part.heading, part.measures, part.paper, [], part.over_seeds(frames),
+                        _found_table(found, part)) for part in parts)
     singles = [(f"seed-{seed}", f"seed-{seed}/report.html") for seed in seeds]
-    tables = {"What was found": [("", ""), *claims_of(found, parts)], "The single studies": singles}
-    write_page(out, lab.title_of_several.format(data_name(first)), summary["story"],
-               (figure for part in parts for figure in part.over_seeds(frames)), tables, {}, lab.paper)
+    tables = {"The single studies": singles, "How this was made": _facts(summary)}
+    write_page(out, lab.title_of_several.format(data_name(first)), summary["story"], [], tables, {}, lab.paper,
+               sections)
     return summary
 
 # %% ../nbs/05_studies.ipynb #b5223978
-def claims_of(found, parts):
-    "Rows of the findings that these parts have words for, over seeds"
-    reads = {k: text for part in parts for k, text in part.claims.items() if k in found}
-    return [(text, _say_all(found[k].dropna())) for k, text in reads.items()]
+def _found_table(found, part):
+    "The findings for which a part has words, over seeds, as a table of the report, if there are any"
+    rows = [(text, _say_all(found[k].dropna())) for k, text in part.claims.items() if k in found]
+    return {"What was found": [("", ""), *rows]} if rows else {}
 
 def _frames(out, seeds, parts):
     "The tables of all seeds, one below the other, {name: DataFrame} with a column `seed`"
