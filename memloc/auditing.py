@@ -847,6 +847,11 @@ class AuditRetraining(Part):
     "What the test set gains when the suspects are taken out, or corrected."
     chapter = 31
     needs = ("suspects",)
+    heading = "What is cleaning worth?"
+    measures = (
+        "A plain network is trained twice more from the same start: on all labels as they were given, and on what is "
+        "left when the first suspects, as many as are estimated to be wrong, are taken out or corrected. The same "
+        "test pictures are asked of both.")
     claims = {"gain": "share of test pictures gained by cleaning the training set"}
     how: Literal["no", "without", "corrected"] = "no"   # train again without suspects, or with other labels for them
 
