@@ -612,7 +612,7 @@ class AuditLab(Lab):
         sown, _ = self.planted
         margins = Margins(self.train.y)
         recipe = replace(self.recipe, keep=(-1,), augment=augment)
-        run = fit(net, sown, self.test, recipe, self.out / name, [margins], self.progress)
+        run = fit(net, sown, self.test, recipe, self.out / name, [margins], self.progress, every=recipe.epochs)
         return net, run, margins.frame
 
     @property
