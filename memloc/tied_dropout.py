@@ -499,6 +499,7 @@ def _end(section):
     "What is left once the memorization neurons are dropped, and batch norms recalibrated where there are any"
     return section.get("dropped_recalibrated") or section["dropped"]
 
+# %% ../nbs/14_tied_dropout.ipynb #339cf770
 @dataclass(frozen=True)
 class StudyTied(Part):
     "A network with example-tied dropout, in each mode."
