@@ -168,6 +168,7 @@ def picture(
     if x.is_floating_point(): x = (255 * x).round().byte()
     return x
 
+# %% ../nbs/00_data.ipynb #6f389275
 def checked_index(
     examples: Examples,  # N of them
     index,               # indices of some of them, or (N,) bool
@@ -182,6 +183,7 @@ def checked_index(
     raise InputError(f"{examples.name} has {n} examples, and the index {given.tolist()!r:.100} is not of them: give "
                      f"whole numbers from 0 to {n - 1}, or a tensor of {n} bools")
 
+# %% ../nbs/00_data.ipynb #6c0a8a2b
 @checked
 @styled
 def plot_examples(

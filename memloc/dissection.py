@@ -208,7 +208,8 @@ def _resolved(settings, name, size, examples):
     says = {"width": size.width["vgg11"], "epochs": size.recipe.epochs, "repeats": size.seeds}
     unsaid = {k: v for k, v in says.items() if getattr(settings, k) is None}
     others = tuple(make for make in settings.others if make != "none")
-    settings = replace(settings, preset=name, examples=examples, others=others, **unsaid)
+    anyway = settings.accept_unfitted or size.unfitted
+    settings = replace(settings, preset=name, examples=examples, others=others, accept_unfitted=anyway, **unsaid)
     if settings.augmented_epochs is not None: return settings
     return replace(settings, augmented_epochs=size.longer * settings.epochs)
 
@@ -305,9 +306,9 @@ def magnitude(self: DissectLab,
 def network(self: DissectLab,
     specimen: Specimen,   # which
 ) -> nn.Module:
-    """The trained network. `InputError` if it never fitted its labels, unless that is accepted, as it is at the size of
-    a test; augmentation may keep it from that. The report says so."""
-    anyway = self.settings.accept_unfitted or self.settings.preset == "smoke" or specimen.augment is not None
+    """The trained network. `InputError` if it never fitted its labels, unless that is accepted; augmentation may keep
+    it from that. The report says so."""
+    anyway = self.settings.accept_unfitted or specimen.augment is not None
     return fitted(self.run(specimen), self.labels(specimen), anyway)
 
 @patch

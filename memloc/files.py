@@ -125,8 +125,9 @@ def _defused(cell):
 def _as_it_was(cell): return cell[1:] if cell.startswith("'") and _runs.match(cell) else cell
 
 def _is_number(cell):
-    try: return bool(float(cell)) or True
+    try: float(cell)
     except ValueError: return False
+    return True
 
 def write_table(
     path: Path,           # the file

@@ -34,6 +34,7 @@ class FittingPreset:
     examples: int | None  # training examples at most; all if None
     seeds: int            # networks of each kind of labels that are laid over each other
     longer: int           # times as many epochs with augmentation, which shows a network no picture twice
+    unfitted: bool = False  # whether networks that have not fitted their labels may go on
 
 _recipe = Recipe(epochs=100, batch=128, lr=0.01, peak=None, weight_decay=1e-4, keep=(-1,))
 
@@ -41,7 +42,7 @@ fitting_presets = {
     "smoke": FittingPreset(
         recipe=replace(_recipe, epochs=5, batch=32, precision="fp32"),
         width={"vgg11": .125, "vgg13": .125, "resnet32": .25},
-        examples=100, seeds=2, longer=1),
+        examples=100, seeds=2, longer=1, unfitted=True),
     "laptop": FittingPreset(
         recipe=replace(_recipe, epochs=50),
         width={"vgg11": .25, "vgg13": .25, "resnet32": .5},

@@ -14,12 +14,14 @@ import inspect
 import math
 import warnings
 from collections import OrderedDict
+from contextlib import nullcontext
 from difflib import get_close_matches
 from importlib import import_module
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from .basics import Count, InputError, Positive, Seed, cause, check_arguments, checked, choose, home
 from .data import Examples
@@ -64,23 +66,25 @@ def _maker(name):
         raise InputError(f"no network is called {name}: import the module that defines it first")
     return _makers[name]
 
-def _check_size(name, arguments, most):
-    "`InputError` for a network with a larger state than that; torch's meta device tells, and takes no memory"
-    if any(isinstance(argument, nn.Module) for argument in arguments.values()): return      # it was looked at itself
-    try:
-        with torch.device("meta"): state = _maker(name)(**arguments).state_dict()
-    except (RuntimeError, NotImplementedError): return                  # it computes with numbers while it is built
-    numbers = sum(tensor.numel() for tensor in state.values())
-    if numbers <= most: return
-    raise InputError(f"the network {name} would have {numbers:,} numbers, and its file holds {most:,}: what is said of "
-                     "it is not true, so ask for the folder again where it comes from")
+class _NoLarger(TorchDispatchMode):
+    "A context in which no tensor of more numbers than that is made: `InputError` before memory is taken for it"
+    def __init__(self, most):
+        super().__init__()
+        self.most = most
+
+    def __torch_dispatch__(self, made_by, types, args=(), kwargs=None):
+        shape = args[0] if args and isinstance(args[0], (list, tuple)) else ()
+        if shape and all(isinstance(n, int) for n in shape) and math.prod(shape) > self.most:
+            raise InputError(f"the network would have a layer of {math.prod(shape):,} numbers, and its file holds "
+                             f"{self.most:,}: what is said of it is not true, so ask again where it comes from")
+        return made_by(*args, **(kwargs or {}))
 
 def build(
     spec: dict,               # a network's `.spec`
-    most: int | None = None,  # how many numbers its state may have, where the spec comes from a stranger
+    most: int | None = None,  # how many numbers its state has, where the spec comes from a stranger
 ) -> nn.Module:               # such a network, freshly initialised
     """Build a network again from its name and arguments. `InputError` if it, or one inside it, is not of a known name,
-    or has a larger state than `most`."""
+    or would have a larger tensor than that."""
     if spec["network"] is None:
         raise InputError(
             "memloc does not know how to build this network: open its run with Run(path, model=...)")
@@ -90,8 +94,8 @@ def build(
         is_network = isinstance(value, dict) and "network" in value
         arguments[key] = build(value, most) if is_network else value
     if "pretrained" in spec: arguments["pretrained"] = False
-    if most is not None: _check_size(spec["network"], arguments, most)
-    model = _maker(spec["network"])(**arguments)
+    maker = _maker(spec["network"])
+    with nullcontext() if most is None else _NoLarger(most): model = maker(**arguments)
     if "pretrained" in spec: model.spec["pretrained"] = spec["pretrained"]
     return model
 

@@ -329,10 +329,8 @@ def _of_class(scores, target):
     return scores.gather(1, target[:, None])[:, 0]
 
 # %% ../nbs/21_patterns.ipynb #9931fb39
-def _check_numbers(classes, keep, steps):
-    "`InputError` for a class that is no whole number, and for a step to keep that never comes"
-    odd = [c for c in classes if int(c) != c] if all(map(np.isfinite, classes)) else classes
-    if odd: raise InputError(f"there is no class {odd[0]}: give the classes' numbers, from 0 on")
+def _check_kept(keep, steps):
+    "`InputError` for a step to keep that never comes"
     late = [step for step in keep if step > steps]
     if late: raise InputError(f"there is no step {late[0]} to keep of {steps}: give steps from 0 to {steps}")
 
@@ -361,7 +359,7 @@ def _start(f, generator, classes, starts, seed, size):
 def maximize(
     f: nn.Module,             # a network; left as it was
     generator: nn.Module,     # (N, z) to images that the network takes, on the same device; left as it was
-    classes,                  # numbers of the classes to maximize
+    classes: tuple[Whole, ...],  # numbers of the classes to maximize
     starts: Count = 100,      # random starts for each
     steps: Whole = 1000,      # of gradient ascent; with 0, the pictures of the starts
     lr: Positive = 0.05,      # a step is lr times the gradient of the class's logit by z
@@ -373,7 +371,7 @@ def maximize(
 ) -> Patterns:
     """Gradient ascent on z of a network's class logit through a fixed generator, from all starts at once (Gu & Tresp
     2019, section 3). `InputError` for classes, pictures or z that do not fit, `Diverged` if z is no longer finite."""
-    _check_numbers(classes, keep, steps)
+    _check_kept(keep, steps)
     classes = [int(c) for c in classes]
     f, generator = _fixed(f), _fixed(generator)
     z, before, logits = _start(f, generator, classes, starts, seed, z)

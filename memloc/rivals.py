@@ -32,7 +32,17 @@ from .runs import fit
 from .settings import Dropout, defaults, each_once
 from .studies import Lab, Part, check_noise, conduct, data_name, noisy_data, sketch_of, what_trained
 from .style import axes, colors, styled
-from .tied_dropout import Tied, dropped, in_mode, mode_accuracy, plot_modes, plot_spread, tie
+from memloc.tied_dropout import (
+    Tied,
+    dropped,
+    in_mode,
+    mode_accuracy,
+    plot_modes,
+    plot_spread,
+    recalibrated_in_words,
+    tie,
+    tied_in_words,
+)
 from .training import Recipe, accuracy, device, predict, preset, test_accuracy, training_precision
 
 # %% ../nbs/16_rivals.ipynb #11c7126b
@@ -365,15 +375,10 @@ class DropoutComparison(Part):
     heading = "Comparison: who remembers what?"
     measures = (
         "An example is noisy if its training label is wrong, and clean if it is right; they are orange and "
-        "blue in all pictures, and green are test pictures. The plain network is trained as usual. In the "
-        "tied one, which has example-tied dropout, some neurons of each block that is tied fire for every "
-        "example (generalization neurons, a share of p_gen), and of the others each example owns some, "
-        "drawn at random with probability p_mem (memorization neurons): what only one example needs can be "
-        "learned there, and is forgotten when they are dropped. It is measured in several modes. Own: "
-        "every example uses its own memorization neurons, which test pictures do not have. Expected: they "
-        "count as on average. Dropped: they are off. Recalibrated: the averages that batch norms keep are "
-        "estimated anew from the training pictures after the drop, since they were taken while "
-        "memorization neurons fired; no weight is changed.")
+        "blue in all pictures, and green are test pictures. The plain network is trained as usual. "
+        f"{tied_in_words} The tied network, which has it, is measured in several modes. Own: every example uses "
+        "its own memorization neurons, which test pictures do not have. Expected: they count as on average. "
+        f"Dropped: they are off; then recalibrated. {recalibrated_in_words}")
     paper = (
         "Maini et al. (bars before and after, beside standard dropout and a sparse network): dropping takes "
         "accuracy on noisy examples from 100% to 3% (CIFAR-10) or 0.1% (MNIST), with a minor effect on clean and "

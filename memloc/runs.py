@@ -309,6 +309,7 @@ def _about(model, train, test, recipe, precision):
         "precision": precision,
     }
 
+# %% ../nbs/04_runs.ipynb #13facb69
 def _open(path, about, model):
     "The run in folder `path`, new or begun with these settings"
     try: run = Run(path, model)
@@ -324,6 +325,7 @@ def _open(path, about, model):
                           stacklevel=2)
     return run
 
+# %% ../nbs/04_runs.ipynb #f1e2254b
 def _owners(path):
     "The identities of the runs that the whole checkpoints in a folder belong to; None for one of an older version"
     found = set()
@@ -430,6 +432,7 @@ def _epoch(this, epoch, bar):
     bar.set_postfix({group: f"{value:.3f}" for group, value in measured.items() if value is not None})
     return row | measured
 
+# %% ../nbs/04_runs.ipynb #ad958e15
 def _check_finite(losses, model, epoch, run):
     "`Diverged` unless the losses of an epoch's steps are finite, and what they have made of the network is"
     bad = (~losses.isfinite()).nonzero()
@@ -445,6 +448,7 @@ def _spoilt(model):
     learned = dict(model.named_parameters()) | {k: b for k, b in model.named_buffers() if "running_" in k}
     return next((name for name, tensor in learned.items() if not tensor.isfinite().all()), None)
 
+# %% ../nbs/04_runs.ipynb #7b391de7
 def _measure(this, epoch):
     "{group: accuracy}; None for each in an epoch that is not measured"
     if epoch % this.every and epoch < this.run.recipe.epochs:

@@ -378,6 +378,7 @@ def open_folder(
     except OSError as e: raise InputError(f"{out} cannot be made ({e.strerror}): choose another --out") from e
     if not whole: write_json(about, settings | (noted or {}))
 
+# %% ../nbs/05_studies.ipynb #31c0fb48
 def _said_elsewhere(out, command, settings):
     "What results.json says that it is of, where the file that should is lost; None if it is as well"
     try: found = read_json(out / "results.json")
@@ -398,6 +399,7 @@ def _check_ordinary(out):
             raise InputError(f"{f} is a link, or no ordinary file, and memloc goes only where a folder itself is: "
                              "remove it, or choose another --out")
 
+# %% ../nbs/05_studies.ipynb #0a346aab
 def refuse_other(
     out: Path,    # the folder
     what: str,    # it holds
@@ -452,6 +454,7 @@ def run_parts(
         write_json(lab.out / "results.json", found)
     return found
 
+# %% ../nbs/05_studies.ipynb #b404f1b3
 def _whole_results(lab):
     "What results.json holds, without parts of which a table is not as it was written; these are computed anew"
     file = lab.out / "results.json"
@@ -470,6 +473,7 @@ def _whole_results(lab):
         found.pop(name, None)
     return found
 
+# %% ../nbs/05_studies.ipynb #c9805b4c
 def with_origin(
     table: pd.DataFrame,  # of a part
     train: Examples,      # the examples that a column `index` names, if there is one
@@ -542,6 +546,7 @@ def write_report(
     write_json(lab.out / "results.json", results)
     return results
 
+# %% ../nbs/05_studies.ipynb #639a11b5
 def _section(part, lab, section, tables, said):
     "What a part has to say in the report; sentences without a heading stand at the report's start"
     return Section(part.heading, part.measures, part.paper, said if part.heading else [],

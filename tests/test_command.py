@@ -112,7 +112,7 @@ def test_disk_full(tmp_path, whole):
 @pytest.mark.parametrize("options, sentence", [
     (["--data", "mnits"], "there is no data set mnits"),
     (["--noise", "1"], "not including, 1"),
-    (["--examples", "0"], "ask for 1 to 1437"),
+    (["--examples", "0"], "examples is 0: give a whole number from 1 on"),
     (["--data", "bad.npz"], "images are uint8"),
 ])
 def test_refused(tmp_path, options, sentence):

@@ -150,7 +150,11 @@ def menu(page, *names):
         entry.first.click()
 
 
-NUMBERED = r"() => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].every(e => /\d/.test(e.textContent))"
+# A folded cell shows no number.
+NUMBERED = r"""() => {
+    const prompts = [...document.querySelectorAll(".jp-CodeCell .jp-InputArea-prompt")];
+    return prompts.length && prompts.every(e => /\d/.test(e.textContent));
+}"""
 
 
 def run_through(page):
