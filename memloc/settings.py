@@ -281,7 +281,7 @@ class Audit(TiedSettings):
     folder = "{}-audit"
 
 # %% ../nbs/settings.ipynb #9cc556d6
-Method = Literal["tied", "loss", "margin", "tied-margin", "augmented", "both", "confident", "quality"]
+Method = Literal["tied", "loss", "margin", "augmented", "neighbours", "confident", "quality"]
 
 @checked
 @dataclass(frozen=True)
