@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['shares', 'methods', 'kinds', 'suspects', 'plot_scores', 'detection', 'Margins', 'augmentation', 'out_of_fold',
-           'strangeness', 'plant', 'how_many_wrong', 'wrong_among_first', 'plot_how_far', 'rankings', 'lookalikes',
-           'contest', 'plot_found', 'plot_comparison', 'alike', 'AuditLab', 'AuditTraining', 'AuditSuspects',
-           'AuditRetraining', 'audit', 'compare_methods']
+           'strangeness', 'plant', 'opinion', 'epochs_for', 'how_many_wrong', 'wrong_among_first', 'plot_how_far',
+           'rankings', 'lookalikes', 'contest', 'plot_found', 'plot_comparison', 'alike', 'AuditLab', 'AuditTraining',
+           'AuditSuspects', 'AuditRetraining', 'audit', 'compare_methods']
 
 # %% ../nbs/30_auditing.ipynb #9000cc27
 import io
@@ -30,7 +30,7 @@ from .anatomy import as_logits, batch_norms, hooked, layers
 from .basics import Below1, Count, InputError, Seed, Several, check_arguments, checked, choose
 from .data import Examples, add_label_noise, stream, subset
 from .files import locked, read_json, read_table, write_json, write_table
-from .networks import foreign
+from .networks import foreign, has_width
 from .report import Figure, Thumbnail, file_link, median_range, percent, spread_of, write_page
 from .runs import fit
 from .settings import Audit, CompareMethods, each_once
@@ -69,8 +69,8 @@ def _judged(net, train, precision="auto"):
 def _check_memorizes(tied):
     "`InputError` unless `tied` has memorization neurons"
     if not getattr(tied, "takes_index", False):
-        raise InputError("suspects are found by dropping memorization neurons, and "
-                         f"a {type(tied).__name__} has none: train one made with tie(model, examples=N)")
+        raise InputError(f"net, a {type(tied).__name__}, has no memorization neurons to drop: train one made with "
+                         "tie(model, examples=N), or give the margins that Margins has kept of its training")
     if tied.p_gen == 1 or not tied.p_mem:
         raise InputError(f"with p_gen {tied.p_gen} and p_mem {tied.p_mem} no example has memorization neurons to drop: "
                          "tie the network with a p_gen below 1 and a p_mem above 0, and train it again")
@@ -254,20 +254,56 @@ def strangeness(
 @checked
 def plant(
     train: Examples,  # with the labels that are to be judged
-    seed: Seed = 0,   # which are planted, and what they say instead
+    says: Tensor,     # the class that a network gives each example, (N,)
+    seed: Seed = 0,   # of the draw
 ) -> tuple:           # the training set with planted labels, and the examples that have them, (n,)
-    """Make some labels wrong on purpose, drawn evenly from the other classes: a fortieth of the examples, but at least
-    50 and at most 500, and never more than a twentieth."""
+    """Make some labels wrong on purpose, as disputed ones seem to be: a fortieth of the examples, but at least 50 and
+    at most 500, and never more than a twentieth. Where nothing is disputed, labels are drawn evenly from the others."""
+    given, says = train.y.cpu(), says.cpu()
     n = min(max(len(train) // 40, 50), 500, len(train) // 20)
     g = torch.Generator().manual_seed(seed % 2**32 ^ 0x5EED)              # not the one that noise is drawn with
-    index = torch.randperm(len(train), generator=g)[:n].to(train.y.device)
-    shift = torch.randint(1, len(train.classes), (n,), generator=g).to(train.y.device)
-    y = train.y.clone()
-    y[index] = (y[index] + shift) % len(train.classes)
-    return replace(train, y=y), index
+    agreed = [np.flatnonzero((says == given) & (given == c)).tolist() for c in range(len(train.classes))]
+    disputed = (says != given).nonzero()[:, 0]
+    y = given.clone()
+    planted = []
+    for _ in range(n):
+        real, label = _wrong_pair(given, says, disputed, len(train.classes), g)
+        if not agreed[real]: continue                                      # no picture of that class is left
+        i = agreed[real].pop(torch.randint(len(agreed[real]), (1,), generator=g).item())
+        y[i] = label
+        planted.append(i)
+    return replace(train, y=y.to(train.y.device)), torch.tensor(planted, dtype=torch.long)
+
+def _wrong_pair(given, says, disputed, k, g):
+    "A class, and another one that it could be labelled: those of a disputed label, or any if there is none"
+    if len(disputed):
+        i = disputed[torch.randint(len(disputed), (1,), generator=g)]
+        return says[i].item(), given[i].item()
+    return torch.randperm(k, generator=g)[:2].tolist()
+
+# %% ../nbs/30_auditing.ipynb #a14c0061
+def opinion(
+    net: nn.Module,        # as the one that is to be trained
+    train: Examples,       # with the labels that are to be judged
+    recipe: Recipe,        # how that one is to be trained
+    out: str | Path,       # folder of the run
+    progress: bool = True, # show a progress bar
+) -> Tensor:               # the class that it gives each example, (N,)
+    "What a network says of a training set after five epochs, in which the learning rate peaks in the first."
+    epochs = min(5, recipe.epochs)
+    short = replace(recipe, epochs=epochs, peak=1, keep=(-1,), augment=None)
+    fit(net, train, None, short, out, progress=progress, every=epochs)
+    return predict(net, train).argmax(1).cpu()
+
+# %% ../nbs/30_auditing.ipynb #a14c0064
+def epochs_for(
+    share: float,  # of the labels, that a network gives after five epochs
+) -> int:
+    "How long to train for an audit: 30 epochs, and up to 60 where pictures are hard or few."
+    return int(np.clip(round(25 / max(share, 1e-9)), 30, 60))
 
 # %% ../nbs/30_auditing.ipynb #a14c0005
-shares = np.array((.35, .5, .65, .8, .9, .95))   # of planted labels, at which is looked
+shares = np.array((.8, .9, .95))   # of planted labels, at which is looked
 
 def how_many_wrong(
     scores,   # of the labels that are judged, (N,), the most suspicious the highest
@@ -352,7 +388,8 @@ class _Learned:
     @cached_property
     def augmented(self):
         "The margins of a network that has learned from pictures changed at random, some with planted labels; and those"
-        sown, planted = plant(self.train, self.recipe.seed)
+        says = opinion(self.make(seed=self.recipe.seed), self.train, self.recipe, self.out / "first", self.progress)
+        sown, planted = plant(self.train, says, self.recipe.seed)
         margins = Margins(self.train.y)
         net = self.make(seed=self.recipe.seed)
         self.fit(net, "augmented", sown, [margins], augment=augmentation(sown))
@@ -592,16 +629,17 @@ def plot_comparison(
 
 # %% ../nbs/30_auditing.ipynb #a14c0011
 def alike(
-    net: nn.Module,   # any network
-    train: Examples,  # where to look
-    index: list,      # examples, (m,)
-    classes: list,    # of which class the others shall be, one an example, (m,)
-    k: int = 2,       # how many of them
-) -> np.ndarray:      # the most alike first, (m, k); -1 where there are no more
+    net: nn.Module,           # any network
+    train: Examples,          # where to look
+    index: list,              # examples, (m,)
+    classes: list,            # of which class the others shall be, one an example, (m,)
+    k: int = 2,               # how many of them
+    precision: str = "auto",  # as in `Recipe`
+) -> np.ndarray:              # the most alike first, (m, k); -1 where there are no more
     "For each example the others of a class for which the network's last layer reads most nearly the same."
     where = next(net.parameters()).device
     order, wanted = torch.as_tensor(index, device=where), torch.as_tensor(classes, device=where)
-    with evaluating(net, "fp32"):
+    with evaluating(net, precision):
         mine = torch.cat([read for _, read in _last_reads(net, stream(train, order.cpu(), device=where))])
         far = mine.new_full((len(order), k), torch.inf)
         nearest = order.new_full((len(order), k), -1)
@@ -633,13 +671,32 @@ class AuditLab(Lab):
     title = "Which labels of {} are wrong?"
     title_of_several = "Which labels of {} are wrong, seen with several seeds?"
 
+    def __init__(self, settings, *rest):
+        "On a laptop the network is narrow, and how long it learns follows from the data, if neither is given."
+        adapts = preset(settings.preset).name == "laptop"
+        if adapts and settings.width is None and has_width(settings.network): settings = replace(settings, width=.25)
+        super().__init__(settings, *rest)
+        if adapts and settings.epochs is None: self.settings = replace(self.settings, epochs=None)
+
     def read(self, settings):
         return _data_to_audit(settings, settings.noise, self.seed)
 
     @cached_property
+    def says(self) -> Tensor:
+        "What a network says of the training set after a few epochs, (N,)."
+        return opinion(self.network(), self.train, self.recipe, self.out / "first", self.progress)
+
+    @cached_property
+    def schedule(self) -> Recipe:
+        "How networks are trained: as long as was asked for, or as the pictures need."
+        if self.settings.epochs is not None: return self.recipe
+        share = (self.says == self.train.y.cpu()).float().mean().item()
+        return replace(preset(self.settings.preset, epochs=epochs_for(share)).recipe, seed=self.seed)
+
+    @cached_property
     def planted(self) -> tuple:
         "The training set with planted labels, and the examples that have them."
-        return plant(self.train, self.seed)
+        return plant(self.train, self.says, self.seed)
 
     @property
     def augment(self) -> str | None:
@@ -650,7 +707,7 @@ class AuditLab(Lab):
 
     def fit(self, net, name, train, observers=(), augment=None):
         "Train a network on these examples; its run"
-        recipe = replace(self.recipe, keep=(-1,), augment=augment)
+        recipe = replace(self.schedule, keep=(-1,), augment=augment)
         return fit(net, train, self.test, recipe, self.out / name, observers, self.progress, every=recipe.epochs)
 
     @cached_property
@@ -692,7 +749,8 @@ class AuditTraining(Part):
         _, tied = lab.tied
         _, planted = lab.planted
         runs = [plain] if tied is None else [plain, tied]
-        section = {"epochs": lab.recipe.epochs, "augment": lab.augment, "planted": len(planted), "networks": len(runs)}
+        section = {"epochs": lab.schedule.epochs, "augment": lab.augment, "planted": len(planted)}
+        section["networks"] = len(runs)
         section["seconds"] = round(sum(run.seconds for run in runs), 1)
         if lab.test is not None: section["test"] = float(plain.history.test.iloc[-1])
         return section, {}
@@ -724,10 +782,9 @@ def _found(lab, frame):
 def _alike(net, train, frame):
     "For each suspect the two examples of its given class, and of the one that the network says, that are most like it"
     worst = frame["index"].tolist()
-    of_given = alike(net, train, worst, frame.given.tolist())
-    of_said = alike(net, train, worst, frame.says.tolist())
+    found = alike(net, train, worst * 2, [*frame.given, *frame.says])
     columns = ["given_1", "given_2", "said_1", "said_2"]
-    found = pd.DataFrame(np.hstack([of_given, of_said]), columns=columns)
+    found = pd.DataFrame(np.hstack(np.split(found, 2)), columns=columns)
     found.insert(0, "index", worst)
     return found
 

@@ -342,8 +342,8 @@ def what_trained(
 ) -> str:
     "Which network was trained for how long, in a sentence."
     wide = f", {about['width']:g} times as wide as the paper's" if has_width(about["network"]) else ""
-    return (f"The network is {about['network']}{wide}, trained for {about['epochs']} epochs; "
-            f"the seed is {about['seed']}.")
+    long = f", trained for {about['epochs']} epochs" if about["epochs"] is not None else ""
+    return f"The network is {about['network']}{wide}{long}; the seed is {about['seed']}."
 
 def lies(
     noise: float,  # fraction of labels that were made wrong

@@ -103,7 +103,7 @@ FUNCTIONS = {
     "agreement": {"pictures": (torch.full((2, 1, 8, 8), nan), torch.full((2, 1, 8, 8), -inf),
                                torch.empty(0, 1, 8, 8), torch.rand(8, 8)), "batch": COUNT},
     "Neighbours": {"k": (0, -1, 99, nan)},
-    "suspects": {"precision": NAME, "tied": (nn.Sequential(nn.Flatten(), nn.Linear(64, 3)),)},
+    "suspects": {"precision": NAME, "net": (nn.Sequential(nn.Flatten(), nn.Linear(64, 3)),)},
     "detection": {"ranking": ([0, 1], list(range(13)), [0] * 12, [99] * 12)},
     "out_of_fold": {"folds": (0, 1, 1.5, 99)},
     "contest": {"noises": ([], [1.], [nan], [.1, .1]), "kind": NAME, "seeds": ([], [2**32], [0, 0], [1.5]),
@@ -192,7 +192,7 @@ def valid(folder):
         "maximize": quiet | {"f": model, "generator": generator, "classes": [0], "starts": 1, "steps": 1, "z": 5},
         "plot_patterns": {"patterns": patterns}, "dissimilarity": {"f1": model, "f2": small(), "patterns": x},
         "agreement": {"f1": model, "f2": small(), "pictures": x}, "Neighbours": {"train": train},
-        "suspects": {"tied": tied, "train": train}, "detection": {"noisy": train.noisy},
+        "suspects": {"net": tied, "train": train}, "detection": {"noisy": train.noisy},
         "out_of_fold": make | {"train": train, "recipe": recipe, "out": "out", **quiet},
         "contest": make | data | {"train": clean, "methods": ("loss",)}, "rankings": make | data,
     }

@@ -209,7 +209,7 @@ WRONG = {
     "more than there are": ("audit --data photos --examples 100", "ask for 1 to 10"),
     "noise 1": ("audit --noise 1", "up to, but not including, 1"),
     "p_gen 0": ("audit --p-gen 0", "p_gen is 0.0: give a share"),
-    "no such part": ("audit --parts dreams", "there is no part dreams: choose one of suspects, training"),
+    "no such part": ("audit --parts dreams", "there is no part dreams: choose one of retraining, suspects, training"),
     "somebody's folder": ("audit --out others", "is there already and is not a folder of memloc audit"),
     "below a file": ("audit --out a.jpg/mine", "cannot be made"),
     "no such preset": ("audit --preset tiny", "invalid choice 'tiny'"),
