@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['shares', 'methods', 'kinds', 'suspects', 'plot_scores', 'detection', 'Margins', 'augmentation', 'out_of_fold',
            'strangeness', 'plant', 'opinion', 'epochs_for', 'how_many_wrong', 'wrong_among_first', 'plot_how_far',
-           'rankings', 'lookalikes', 'contest', 'plot_found', 'plot_comparison', 'alike', 'AuditLab', 'AuditTraining',
-           'AuditSuspects', 'AuditRetraining', 'audit', 'compare_methods']
+           'rankings', 'lookalikes', 'contest', 'plot_found', 'plot_comparison', 'plot_estimates', 'alike', 'AuditLab',
+           'AuditTraining', 'AuditSuspects', 'AuditRetraining', 'audit', 'compare_methods']
 
 # %% ../nbs/30_auditing.ipynb #9000cc27
 import io
@@ -608,6 +608,7 @@ def plot_comparison(
 ):
     """A measure over noise for each method: the median over seeds, and a line from the least to the greatest. A column
     a data set, a row a kind of noise. Returns the array of axes."""
+    table = table.dropna(subset=measure)                                      # with no noise there is nothing to find
     across = table.data.unique()
     down = table.kind.unique()
     figsize = (max(5, 3.6 * len(across)), 3.2 * len(down))
@@ -626,6 +627,27 @@ def plot_comparison(
     lines = {label: line for ax in grid for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     grid[len(across) - 1].legend(lines.values(), lines, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return grid
+
+# %% ../nbs/30_auditing.ipynb #a14c0074
+@styled
+def plot_estimates(
+    table: pd.DataFrame,  # of `contest`
+    ax=None,              # axes to draw on
+):
+    """How many labels a method says are wrong, against how many are: a point a seed, with its interval where there is
+    one. Returns the axes."""
+    ax = axes(ax, figsize=(5, 4))
+    table = table.dropna(subset="estimate")
+    for method, rows in table.groupby("method", sort=False):
+        color = _method_colors[method]
+        ax.scatter(rows.wrong, rows.estimate, s=18, color=color, label=method, zorder=3)
+        ax.vlines(rows.wrong, rows.low, rows.high, color=color, lw=1)
+    ends = [0, table.wrong.max()]
+    ax.plot(ends, ends, ":", color=colors["test"], label="as it is")
+    ax.set(xlabel="labels that are wrong", ylabel="labels said to be wrong")
+    ax.set_title("How many are wrong?")
+    ax.legend(fontsize=8)
+    return ax
 
 # %% ../nbs/30_auditing.ipynb #a14c0011
 def alike(
@@ -819,7 +841,7 @@ class AuditSuspects(Part):
         net, _, margins = lab.plain
         tied, _ = lab.tied
         frame = suspects(net, lab.train, margins=margins)
-        if tied is not None: frame["fall"] = _fall(tied, lab.train, "auto")[0][frame["index"].to_numpy()]
+        if tied is not None: frame["fall"] = _fall(tied, lab.train, "auto")[0][frame["index"].tolist()]
         _, index = lab.planted
         planted = pd.DataFrame({"index": index.cpu(), "score": -margins.planted[index.tolist()].to_numpy()})
         section = _found(lab, frame) | {"estimate": _how_far(frame, planted.score)}
@@ -851,6 +873,9 @@ def say(self: AuditSuspects, section, results):
         yield (f"A network with example-tied dropout has only remembered {section['remembered']:,} of the labels: "
                "with an example's own memorization neurons it is more than half sure of the label, and without them "
                "it is not.")
+    yield ("Look through the pictures below, or through suspects.csv, which has all. Beside each stand two examples of "
+           "its given class, those that are most like it to the network, and then two of the class that it says. "
+           "Correct what is wrong; what that is worth, --retraining.how corrected (or without) says.")
     wrong = section["wrong"]
     if not wrong: return
     yield (f"Here the truth is known: {wrong:,} labels are wrong. The network disputes "
@@ -903,11 +928,11 @@ def _pictures(train, index, side=64):
 def _beside(suspect, others):
     "A PNG of a suspect, twice as large as the examples beside it; None for those that there are not"
     width, height = suspect.size
-    sheet = Image.new("RGB", (4 * width + 4, 2 * height), "white")
+    sheet = Image.new("RGB", (4 * width + 4, 2 * height + 2), "white")
     sheet.paste(suspect.resize((2 * width, 2 * height), Image.Resampling.NEAREST))
     for place, other in enumerate(others):
         column, row = divmod(place, 2)
-        if other is not None: sheet.paste(other, ((2 + column) * width + 2 * (column + 1), row * height))
+        if other is not None: sheet.paste(other, ((2 + column) * width + 2 * (column + 1), row * (height + 2)))
     file = io.BytesIO()
     sheet.save(file, format="png", optimize=True)
     return file.getvalue()
@@ -938,8 +963,7 @@ def galleries(self: AuditSuspects, lab, section, tables):
         others = beside.loc[s.index] if s.index in beside.index else ()
         png = _beside(pictures[s.index], [pictures.get(i) for i in others])
         shown.append(_thumbnail(lab.train, png, s, section["wrong"]))
-    heading = f"The {len(shown)} most suspicious labels; beside each, examples of the given class and of the network's"
-    return {heading: shown}
+    return {f"The {len(shown)} most suspicious labels": shown}
 
 # %% ../nbs/30_auditing.ipynb #a14c0021
 @dataclass(frozen=True)
@@ -1027,14 +1051,28 @@ def _comparison_figures(table):
         "The AUROC: the probability that of a wrong and a right label, drawn at random, the wrong one stands "
         "first.",
         plot_comparison(table, "auroc"))
+    if table.estimate.notna().any(): yield Figure("estimates", "How many labels are wrong?",
+        "What a method says of it without any truth, with an interval where it gives one. On the dotted line it is "
+        "right.",
+        plot_estimates(table))
+
+def _made(noise, kind): return f"{kind}, {percent(noise)}" if noise else "as they came"
 
 def _comparison_rows(table):
     "A row a kind of noise, noise and method, as people read it"
     yield "noise", "method", "seeds", "AUROC", "precision"
-    for (kind, noise, method), rows in table.groupby(["kind", "noise", "method"], sort=False):
-        made = f"{kind}, {percent(noise)}" if noise else "as they came"
+    judged = table.dropna(subset="precision")
+    for (kind, noise, method), rows in judged.groupby(["kind", "noise", "method"], sort=False):
         spreads = (spread_of(rows[measure].tolist()) for measure in ("auroc", "precision"))
-        yield made, method, len(rows), *map(median_range, spreads)
+        yield _made(noise, kind), method, len(rows), *map(median_range, spreads)
+
+def _estimate_rows(table):
+    "The same of how many are wrong"
+    yield "noise", "method", "seeds", "wrong", "said to be wrong"
+    judged = table.dropna(subset="estimate")
+    for (kind, noise, method), rows in judged.groupby(["kind", "noise", "method"], sort=False):
+        spreads = (spread_of(rows[measure].tolist()) for measure in ("wrong", "estimate"))
+        yield _made(noise, kind), method, len(rows), *(median_range(spread, ",.0f") for spread in spreads)
 
 # %% ../nbs/30_auditing.ipynb #e1f46189
 @delegates(CompareMethods)
@@ -1054,5 +1092,6 @@ def compare_methods(
     story = (f"{len(train):,} training examples. "
              "A figure is the median over seeds, with the least and the greatest in brackets.")
     write_page(settings.out, f"Who finds the wrong labels of {train.name}?", [story], _comparison_figures(table),
-               {"All methods": list(_comparison_rows(table))}, {}, Lab.paper)
+               {"All methods": list(_comparison_rows(table)), "How many are wrong": list(_estimate_rows(table))}, {},
+               Lab.paper)
     return table.groupby(["kind", "noise", "method"], sort=False)[["auroc", "precision"]].median().round(4)

@@ -134,8 +134,9 @@ _page = Environment(autoescape=True).from_string("""<!doctype html>
  .block i { position: absolute; bottom: 100%; left: 0; font-size: .75rem; color: #555 }
  .layer { padding: .1rem .5rem; border: 1px solid #999; border-radius: 4px; background: #f2f2f2; font-size: .85rem }
  .layer { display: inline-block; line-height: 1.35; text-align: center }
- figure { display: inline-block; width: min-content; min-width: 7.5rem; margin: .5rem .6rem .5rem 0; vertical-align: top }
- figure { font-size: .8rem; line-height: 1.3 } figure img { height: 5.5rem; max-width: none; image-rendering: pixelated }
+ figure { display: inline-block; width: min-content; min-width: 7.5rem; margin: .5rem .6rem .5rem 0 }
+ figure { vertical-align: top; font-size: .8rem; line-height: 1.3 }
+ figure img { height: 5.5rem; max-width: none; image-rendering: pixelated }
  table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .8rem 0 }
  td, th { padding: .2rem .9rem .2rem 0; text-align: left; border-bottom: 1px solid #ddd }
  .scroll { overflow-x: auto } small { color: #666 }
