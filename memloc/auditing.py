@@ -744,10 +744,15 @@ class AuditLab(Lab):
         "A tied network, not trained yet."
         return tie(self.network(), self.train, self.settings.p_gen, self.settings.p_mem, seed=self.seed)
 
+    @property
+    def remembers(self) -> bool:
+        "Whether a tied network is trained too: what is frozen has no neurons in which to store an example."
+        return not (self.settings.quick or self.settings.frozen)
+
     @cached_property
     def tied(self) -> tuple:
-        "A tied network that has learned the training set, and its run; both None if it shall be quick."
-        if self.settings.quick: return None, None
+        "A tied network that has learned the training set, and its run; both None if there shall be none."
+        if not self.remembers: return None, None
         net = self.new_tied()
         return net, self.fit(net, "tied", self.train)
 
@@ -764,7 +769,7 @@ class AuditTraining(Part):
     chapter = 29
 
     def check(self, lab):
-        if not lab.settings.quick: _check_memorizes(lab.new_tied())
+        if lab.remembers: _check_memorizes(lab.new_tied())
 
     def compute(self, lab):
         _, plain, _ = lab.plain

@@ -6,7 +6,7 @@
 __all__ = ['foreign', 'buildable', 'build', 'conv_block', 'Residual', 'GlobalMaxPool', 'GlobalMeanPool', 'Scale', 'Normalize',
            'resnet9', 'Bottleneck', 'resnet50', 'Patches', 'Attention', 'TransformerBlock', 'MeanPatch', 'vit', 'vgg11',
            'vgg13', 'BasicBlock', 'resnet32', 'Standardize', 'timm_network', 'torchvision_network', 'has_width',
-           'network']
+           'network', 'Frozen', 'frozen']
 
 # %% ../nbs/01_networks.ipynb #db3f463c
 import functools
@@ -618,3 +618,30 @@ def network(
         raise InputError(f"{name} has no pretrained weights and its own normalisation: leave out pretrained, mean and "
                          "std, or choose a network of timm or torchvision")
     return _papers[name](channels=train.x.shape[1], classes=len(train.classes), width=width, seed=seed)
+
+# %% ../nbs/01_networks.ipynb #a15c0002
+class Frozen(nn.Module):
+    "A network whose last layer alone learns; see `frozen`."
+    def __init__(self,
+        network: nn.Module,   # changed in place: only its last layer still asks for gradients
+    ):
+        super().__init__()
+        self.network = network.requires_grad_(False)
+        own = {name: next(m.parameters(recurse=False), None) for name, m in network.named_modules()}
+        self.last = [name for name, weight in own.items() if weight is not None][-1]
+        self.network.get_submodule(self.last).requires_grad_(True)
+
+    def forward(self, x): return self.network(x)
+
+    def train(self, mode=True):
+        self.training = mode
+        self.network.eval().get_submodule(self.last).train(mode)
+        return self
+
+@buildable
+def frozen(
+    model: nn.Module,   # a network, pretrained in most cases; changed in place
+    seed: Seed = 0,     # of nothing: all is made already
+) -> Frozen:
+    "A network whose last layer alone learns, and whose batch norms keep their statistics."
+    return Frozen(model)

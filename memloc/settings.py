@@ -151,6 +151,7 @@ class NetworkSettings(Settings):
     # resnet9, resnet50, vit, vgg11, vgg13, resnet32, or a network of a library: timm/NAME or torchvision/NAME
     network: NetworkName = "resnet9"
     pretrained: bool = False      # begin with the library's weights for it; the last layer is new
+    frozen: bool = False          # let the last layer alone learn: the cheap way with a pretrained network
     mean: PerChannel = None       # of the images that a library's network is made for, one number or one a channel
     std: PerChannel = None        # their standard deviation
 
@@ -269,6 +270,8 @@ class Audit(TiedSettings):
             "a folder of photos, a folder a class; all of them, with none held out as a test set",
         "memloc audit --data photos --size 224 --network torchvision/resnet18 --pretrained":
             "a network that has seen other photos before",
+        "memloc audit --data photos --size 224 --network torchvision/resnet18 --pretrained --frozen":
+            "and learns nothing but its last layer, which is quick",
         "memloc audit --data digits --noise 0.1":
             "make some labels wrong first, and see how many are found",
     }

@@ -29,7 +29,7 @@ from .anatomy import find_blocks, layers, neurons
 from .basics import InputError, choose
 from .data import Examples, add_label_noise, load, plot_examples, sample, seeded, subset
 from .files import Damaged, differences, digest_of, locked, read_json, read_table, write_json, write_table
-from .networks import has_width, network
+from .networks import frozen, has_width, network
 from .report import Box, Figure, Section, interval, median_range, percent, spread_of, write_page
 from .runs import Run, fit, memorized_during, plot_history
 from .settings import NetworkSettings, Settings, Study, defaults, part_name, parts_of, short_name, stored
@@ -227,7 +227,8 @@ def make_network(
 ):
     "A network that a command asks for, not trained yet; `InputError` if there is no such network for this data."
     given = {"pretrained": settings.pretrained, "mean": settings.mean, "std": settings.std}
-    return network(settings.network, train, settings.width, seed, **given)
+    net = network(settings.network, train, settings.width, seed, **given)
+    return frozen(net) if settings.frozen else net
 
 # %% ../nbs/05_studies.ipynb #494a9775
 class Lab:

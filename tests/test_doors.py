@@ -360,6 +360,12 @@ def test_pretrained(tmp_path, monkeypatch):
     first = load_file(tmp_path / "study/plain/epoch-0000.safetensors")
     differ = [name for name, tensor in theirs.items() if not torch.equal(tensor, first[f"network.{name}"])]
     assert differ == ["classifier.1.weight", "classifier.1.bias"]
+    short = ["--frozen", "--epochs", 2, "--examples", 80, "--noise", .1]
+    said = done("audit", *network, *short, "--out", tmp_path / "audit")
+    assert "labels are wrong" in said and not (tmp_path / "audit/tied").exists()
+    last = load_file(tmp_path / "audit/plain/epoch-0002.safetensors")
+    differ = [name for name, tensor in theirs.items() if not torch.equal(tensor, last[f"network.network.{name}"])]
+    assert differ == ["classifier.1.weight", "classifier.1.bias"]
 
 
 def test_what_a_network_cannot_do(tmp_path):
