@@ -643,7 +643,7 @@ def plot_estimates(
     ends = [0, table.wrong.max()]
     ax.plot(ends, ends, ":", color=colors["test"], label="as it is")
     ax.set(xlabel="labels that are wrong", ylabel="labels said to be wrong")
-    ax.set_title("How many are wrong?")
+    ax.set_title(f"How many labels of {', '.join(table.data.unique())} are wrong?", parse_math=False)
     ax.legend(fontsize=8)
     return ax
 
