@@ -482,12 +482,12 @@ def lookalikes(
 # %% ../nbs/30_auditing.ipynb #f23b97ee
 kinds = ("uniform", "confused")   # to any other class; to the one that looks like it
 
-def _noisy_sets(train, noises, kind, seeds):
-    "{(noise, seed): training set}; `InputError` if one of them leaves nothing right"
+def _noisy_sets(train, noises, kind, seeds, methods):
+    "{(noise, seed): training set}; `InputError` if one leaves nothing right, or nothing to find for those that rank"
     confuse = lookalikes(train) if kind == "confused" else None
     sets = {(n, s): add_label_noise(train, n, s, confuse) if n else train for n in noises for s in seeds}
     for lies in sets.values():
-        if lies.noisy.any(): detection(range(len(lies)), lies.noisy)
+        if lies.noisy.any() or not {"augmented", "confident"} & set(methods): detection(range(len(lies)), lies.noisy)
     return sets
 
 # %% ../nbs/30_auditing.ipynb #cec0d9ee
@@ -538,7 +538,7 @@ def contest(
     each_once(seeds)
     if not methods: raise InputError(f"no method was asked for: give at least one of {', '.join(_rank_by)}")
     choose("kind", kind, kinds)
-    sets = _noisy_sets(train, noises, kind, seeds)
+    sets = _noisy_sets(train, noises, kind, seeds, methods)
     out = Path(out)
     where = environment(choose_precision(recipe.precision, device()))
     open_folder(out, "compare-methods", _what_decides(train, test, make, recipe), where | {"rows": []})
@@ -1046,14 +1046,15 @@ def audit(
 
 # %% ../nbs/30_auditing.ipynb #7d2d554a
 def _comparison_figures(table):
-    yield Figure("precision", "Of the labels that one would look at, how many are wrong?",
-        "With W wrong labels in the training set, the fraction of the W most suspicious ones that are wrong. "
-        "Points are medians over seeds, lines go from the least to the greatest.",
-        plot_comparison(table, "precision"))
-    yield Figure("auroc", "Is a wrong label more suspicious than a right one?",
-        "The AUROC: the probability that of a wrong and a right label, drawn at random, the wrong one stands "
-        "first.",
-        plot_comparison(table, "auroc"))
+    if table.precision.notna().any():
+        yield Figure("precision", "Of the labels that one would look at, how many are wrong?",
+            "With W wrong labels in the training set, the fraction of the W most suspicious ones that are wrong. "
+            "Points are medians over seeds, lines go from the least to the greatest.",
+            plot_comparison(table, "precision"))
+        yield Figure("auroc", "Is a wrong label more suspicious than a right one?",
+            "The AUROC: the probability that of a wrong and a right label, drawn at random, the wrong one stands "
+            "first.",
+            plot_comparison(table, "auroc"))
     if table.estimate.notna().any(): yield Figure("estimates", "How many labels are wrong?",
         "What a method says of it without any truth, with an interval where it gives one. On the dotted line it is "
         "right.",

@@ -275,6 +275,8 @@ class Audit(TiedSettings):
         "memloc audit --data digits --noise 0.1":
             "make some labels wrong first, and see how many are found",
     }
+    width: PresetFloat = None               # factor for the channels of the papers' networks; on a laptop 0.25
+    epochs: PresetInt = None                # passes through the training set; on a laptop 30 to 60, the harder the more
     p_gen: Above0 = 0.5                     # share of neurons that always fire; pictures that differ much want many
     noise: Below1 = 0.                      # fraction of labels to make wrong first; 0 to look for those that are wrong
     quick: bool = False                     # train the plain network alone, without one with example-tied dropout
