@@ -313,7 +313,7 @@ def how_many_wrong(
     if not len(planted): return None
     share = .9                                                                  # of planted labels, at which is looked
     reached = int((np.asarray(scores) >= np.quantile(planted, 1 - share)).sum())
-    wrong = reached / share
+    wrong = min(reached / share, len(scores))
     error = wrong * np.sqrt((1 - share) / share / len(planted) + 1 / max(reached, 1))
     low, high = max(wrong - 2 * error, 0), min(wrong + 2 * error, len(scores))
     return {"wrong": round(wrong), "low": round(low), "high": round(high)}
@@ -869,6 +869,10 @@ def say(self: AuditSuspects, section, results):
         chance = percent(1 / section["classes"])
         yield (f"The network has hardly learned anything: it gives {percent(1 - disputed / examples)} of the labels, "
                f"and chance would give {chance}. Do not believe this list; train longer, or give more pictures.")
+    elif disputed / examples > .3:
+        yield (f"The network disputes {percent(disputed / examples)} of the labels. Either as many are wrong, or it "
+               "knows too little of these pictures, and what follows is too much: how many of the test pictures it "
+               "gets right says which. More pictures, more epochs or a wider network let it know more.")
     yield from _in_sum(section["estimate"])
     yield (f"The network says something else than the given label of {disputed:,} examples "
            f"({percent(disputed / examples)}): wrong labels, and pictures that are hard or unlike all others.")
