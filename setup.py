@@ -25,7 +25,7 @@ setup(
     include_package_data=True,
     python_requires=f">={cfg['min_python']}",
     install_requires=shlex.split(cfg["requirements"]),
-    extras_require={extra: shlex.split(cfg[f"{extra}_requirements"]) for extra in ("dev", "timm")},
+    extras_require={extra: shlex.split(cfg[f"{extra}_requirements"]) for extra in ("dev", "ray", "timm")},
     entry_points={"console_scripts": cfg["console_scripts"].splitlines(), "nbdev": ["memloc=memloc._modidx:d"]},
     classifiers=[
         "Development Status :: 3 - Alpha",

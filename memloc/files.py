@@ -183,12 +183,13 @@ def load_tensors(
 # %% ../nbs/files.ipynb #f10f2b5d
 @contextlib.contextmanager
 def locked(
-    folder: Path,  # in which something is trained; made if it is not there
+    folder: Path,         # in which something is trained; made if it is not there
+    patience: float = 0,  # seconds to wait for another process
 ):
     "A context in which no other process trains in a folder; `InputError` if one does already."
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock").acquire(timeout=0)
+        lock = FileLock(folder / ".lock").acquire(timeout=patience)
     except Timeout as e:
         raise InputError(f"another process is training in {folder}: wait for it, or choose another folder") from e
     except OSError as e:

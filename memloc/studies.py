@@ -663,16 +663,19 @@ def findings(
 def claims(
     rows: pd.DataFrame,      # of `findings`, a row a study
     command: str = "study",  # whose
-) -> pd.DataFrame:           # a row a finding, a column a data set and network: median (least to greatest) over seeds
+    by: str | None = None,   # column that says what stands side by side; data, size and network if None
+) -> pd.DataFrame:           # a row a finding, a column what is compared: median (least to greatest) over seeds
     "What the papers claim, on one page, side by side for all that was studied."
     parts = sorted((load_part(command, name) for name in parts_of(command)), key=_place)
     reads = {k: text for part in parts for k, text in part.claims.items()}
-    about = ["data", "examples", "network", "width"]
+    headings = rows[by] if by else rows.apply(_heading, axis=1)
     columns = {}
-    for (data, n, net, width), group in rows.infer_objects().groupby(about, sort=False):
-        heading = f"{data}, {n:,} examples, {net} x {width:g}, {group.seed.nunique()} seeds"
-        columns[heading] = {text: _say_all(group[k].dropna()) for k, text in reads.items() if k in group}
+    for heading, group in rows.infer_objects().groupby(headings, sort=False):
+        told = {text: _say_all(group[k].dropna()) for k, text in reads.items() if k in group}
+        columns[f"{heading}, {group.seed.nunique()} seeds"] = told
     return pd.DataFrame(columns)
+
+def _heading(row): return f"{row.data}, {row.examples:,} examples, {row.network} x {row.width:g}"
 
 def _say_all(values):
     "A finding over seeds, as people read it"
