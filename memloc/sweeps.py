@@ -287,7 +287,7 @@ def plot_findings(
     panels[0].set_ylim(len(names) - .5, -.5)
     return panels
 
-# %% ../nbs/06_sweeps.ipynb #e36b7afc
+# %% ../nbs/06_sweeps.ipynb #bb28eaf3
 def _numbers(table, part):
     "{finding: how it reads} of those findings of a part that are numbers here"
     return {k: text for k, text in part.claims.items()
@@ -296,12 +296,13 @@ def _numbers(table, part):
 def _write_report(out, command, studies, table):
     "One page with what was found in all cells"
     parts = [part for part in wanted_parts(next(iter(studies.values()))) if _numbers(table, part)]
-    drawn = (Figure(part.name, part.heading or "What was found", "", plot_findings(table, _numbers(table, part)))
-             for part in parts)
+    drawn = (Figure(part.name, part.heading or "What was found", "A row a study: its seeds are points, and the line is "
+                    "their median.", plot_findings(table, _numbers(table, part))) for part in parts)
     done = table[table.failed == ""]
     said = claims(done, command, by="study").dropna(how="all") if len(done) and parts else pd.DataFrame()
     rows = [("", *said), *((text, *values) for text, values in zip(said.index, said.to_numpy(), strict=True))]
     links = [(f"{row.study}, seed {row.seed}", f"{row.study}/seed-{row.seed}/report.html") for row in done.itertuples()]
-    title = f"memloc {command}, {len(studies)} times" if len(studies) > 1 else f"memloc {command}"
-    write_page(out, title, in_short(table), drawn, {"What was found": rows, "The single studies": links}, {},
-               "A figure is the median over seeds, with the least and the greatest in brackets")
+    told = [*in_short(table), "A figure is the median over seeds, with the least and the greatest in brackets."]
+    tables = {"What was found": rows, "The single studies": links}
+    write_page(out, f"A grid of memloc {command}", told, drawn, tables, {},
+               "The papers that this goes back to are named in the single studies")
