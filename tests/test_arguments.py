@@ -51,7 +51,7 @@ FUNCTIONS = {
     "resnet32": {"width": POSITIVE},
     "Recipe": {"epochs": COUNT, "batch": COUNT, "lr": POSITIVE, "peak": (-1, 3, nan, inf), "momentum": BELOW1,
                "weight_decay": LEAST0, "seed": SEED, "precision": NAME, "keep": ([99], [-9], [1.5], [nan]),
-               "augment": ("flip", "", 1)},
+               "augment": ("flip", "", 1), "average": BELOW1},
     "preset": {"name": ("huge", "Smoke"), "width": POSITIVE, "epochs": COUNT},
     "choose_precision": {"asked": NAME},
     "predict": {"batch": COUNT, "precision": NAME},
