@@ -1266,4 +1266,11 @@ d = { 'settings': { 'branch': 'main',
                                  'memloc.training.preset': ('training.html#preset', 'memloc/training.py'),
                                  'memloc.training.test_accuracy': ('training.html#test_accuracy', 'memloc/training.py'),
                                  'memloc.training.train_epoch': ('training.html#train_epoch', 'memloc/training.py'),
-                                 'memloc.training.training_precision': ('training.html#training_precision', 'memloc/training.py')}}}
+                                 'memloc.training.training_precision': ('training.html#training_precision', 'memloc/training.py')},
+            'memloc.two_stages': { 'memloc.two_stages._gradients': ('two_stages.html#_gradients', 'memloc/two_stages.py'),
+                                   'memloc.two_stages._learned': ('two_stages.html#_learned', 'memloc/two_stages.py'),
+                                   'memloc.two_stages._turn_signs': ('two_stages.html#_turn_signs', 'memloc/two_stages.py'),
+                                   'memloc.two_stages.ends_at': ('two_stages.html#ends_at', 'memloc/two_stages.py'),
+                                   'memloc.two_stages.modes_over_epochs': ('two_stages.html#modes_over_epochs', 'memloc/two_stages.py'),
+                                   'memloc.two_stages.read_by_dropped': ('two_stages.html#read_by_dropped', 'memloc/two_stages.py'),
+                                   'memloc.two_stages.two_stages': ('two_stages.html#two_stages', 'memloc/two_stages.py')}}}
