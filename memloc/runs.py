@@ -408,7 +408,9 @@ _goes_on = "goes on: "      # before the name of a tensor of the network that tr
 @contextlib.contextmanager
 def _averaged(this):
     "A context in which the network is what the run leaves: its average, where the recipe asks for one"
-    if this.average is None: return (yield)
+    if this.average is None:
+        yield
+        return
     this.average.swap()
     try: yield
     finally: this.average.swap()
