@@ -81,25 +81,29 @@ def read_by_dropped(
         for name in read: found[name] |= read[name]
     return found
 
-# %% ../nbs/17_two_stages.ipynb #edbc6e91
+# %% ../nbs/17_two_stages.ipynb #f6a9f295
 def ends_at(
     history: pd.DataFrame,  # of a first stage, whose test set is what it has not seen of the training set
 ) -> int:                   # epoch
     "After which epoch to stop learning: the first at which the given labels of unseen examples are answered best."
     return int(history.epoch[history.test.idxmax()])
 
+def _split(train, share, seed):
+    "What the first stage sees, and what is held out of it, with the labels that were given"
+    draw = seed % 2**32 ^ 0x5EED                                       # not the one that noise is drawn with
+    seen, _ = hold_out(train, share, draw)
+    _, unseen = hold_out(replace(train, y_true=None), share, draw)     # as labelled: nobody knows the truth
+    if unseen is not None: return seen, unseen
+    raise InputError(f"a held_out of {share} holds none of {len(train)} examples out, and when to stop learning is "
+                     "seen on these: give a larger share")
+
 def _learned(tied, train, recipe, out, held_out, progress):
     "The run of the first stage"
-    seed = recipe.seed % 2**32 ^ 0x5EED                                # not the one that noise is drawn with
-    seen, _ = hold_out(train, held_out, seed)
-    _, unseen = hold_out(replace(train, y_true=None), held_out, seed)  # as labelled: nobody knows the truth
-    if unseen is None:
-        raise InputError(f"a share of {held_out} of {len(train)} examples holds none of them out, and when to stop "
-                         "learning is seen on these: give a larger held_out")
+    seen, unseen = _split(train, held_out, recipe.seed)
     tied.mode = "dropped"
     return fit(tied, seen, unseen, replace(recipe, keep=None), out, progress=progress)
 
-# %% ../nbs/17_two_stages.ipynb #96c61f57
+# %% ../nbs/17_two_stages.ipynb #119fbcd7
 @checked
 def two_stages(
     tied: Tied,               # as `tie` makes it; trained in place
@@ -116,7 +120,7 @@ def two_stages(
     """Train a tied network to learn in mode dropped, then to memorize in mode own. What was stopped goes on, as with
     `fit`, and raises what that does."""
     if not isinstance(tied, Tied):
-        raise InputError(f"a {type(tied).__name__} was given: give a network that `tie` has made")
+        raise InputError(f"tied is a {type(tied).__name__}: give a network that `tie` has made")
     check_own(in_mode(tied, "own"), train)
     out = Path(out)
     before = tied._mode
