@@ -1272,7 +1272,7 @@ d = { 'settings': { 'branch': 'main',
                                    'memloc.two_stages._split': ('two_stages.html#_split', 'memloc/two_stages.py'),
                                    'memloc.two_stages._turn_signs': ('two_stages.html#_turn_signs', 'memloc/two_stages.py'),
                                    'memloc.two_stages.ends_at': ('two_stages.html#ends_at', 'memloc/two_stages.py'),
+                                   'memloc.two_stages.learn_then_memorize': ('two_stages.html#learn_then_memorize', 'memloc/two_stages.py'),
                                    'memloc.two_stages.plot_wrong': ('two_stages.html#plot_wrong', 'memloc/two_stages.py'),
                                    'memloc.two_stages.read_by_dropped': ('two_stages.html#read_by_dropped', 'memloc/two_stages.py'),
-                                   'memloc.two_stages.two_stages': ('two_stages.html#two_stages', 'memloc/two_stages.py'),
                                    'memloc.two_stages.wrong_over_epochs': ('two_stages.html#wrong_over_epochs', 'memloc/two_stages.py')}}}
