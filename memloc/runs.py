@@ -9,6 +9,7 @@ __all__ = ['plot_history', 'Run', 'fit', 'overall', 'memorized_during']
 import contextlib
 import copy
 import glob
+import hashlib
 import json
 import os
 import re
@@ -31,7 +32,7 @@ from tqdm.auto import tqdm
 # %% ../nbs/04_runs.ipynb #ba791120
 from . import __version__
 from .anatomy import bare, unnoticed
-from .basics import Count, InputError, cause, checked
+from .basics import Count, InputError, cause, checked, choose
 from .data import Examples, check_examples, stream
 from memloc.files import (
     Damaged,
@@ -49,6 +50,7 @@ from .networks import build, foreign
 from .pictures import some
 from .style import axes, colors, styled
 from memloc.training import (
+    Average,
     Diverged,
     Recipe,
     accuracy,
@@ -136,11 +138,11 @@ def _epochs(path):
     named = (re.fullmatch(r"epoch-(\d{4,})\.safetensors", file.name) for file in path.glob("epoch-*"))
     return sorted(int(name[1]) for name in named if name)
 
-_decides = ("recipe", "network", "data")
+_decides = ("recipe", "network", "data", "rates")
 
 def _identity(about):
     "Ten hex digits that follow from what decides the bits of a run"
-    return identity({key: about[key] for key in _decides})
+    return identity({key: about.get(key) for key in _decides})           # older versions knew no rates
 
 def _read_own(run, kind, epoch):
     "The tensors in a file of a run, and what is noted there; `Damaged` if it is not what its name says"
@@ -296,18 +298,58 @@ def _data(train):
     "By what a training set is known again"
     return {"name": train.name, "examples": len(train), "fingerprint": train.fingerprint}
 
-def _about(model, train, test, recipe, precision):
-    "What is to be trained and how: `recipe`, `network` and `data` decide, on the rest the bits may depend"
+def _about(model, train, test, recipe, precision, rates):
+    "What is to be trained and how: `recipe`, `network`, `data` and `rates` decide, on the rest the bits may depend"
     return {
         "recipe": asdict(recipe),
         "network": getattr(bare(model), "spec", foreign),
         "data": _data(train) | {"test": None if test is None else test.fingerprint},
+        "rates": _digest(rates),
         "memloc": __version__,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "device": str(train.y.device),
         "precision": precision,
     }
+
+# %% ../nbs/04_runs.ipynb #ee266aa3
+def _check_rates(rates, model):
+    "`InputError` unless these are factors for entries of a network's parameters"
+    parameters = dict(bare(model).named_parameters())
+    choose("parameter", rates, parameters)
+    for name, factor in rates.items():
+        shape = tuple(parameters[name].shape)
+        if not isinstance(factor, Tensor) or tuple(factor.shape) != shape:
+            found = tuple(factor.shape) if isinstance(factor, Tensor) else f"a {type(factor).__name__}"
+            raise InputError(f"the rates of {name} are {found}, and it is {shape}: give a factor for each entry")
+        if not (factor >= 0).all() or factor.isinf().any():
+            raise InputError(f"a rate of {name} is no number from 0 on: give factors of the learning rate, 0 to hold "
+                             "an entry, 1 to let it learn as all do")
+
+def _digest(rates):
+    "Ten hex digits that follow from the rates of entries; None without any"
+    if rates is None: return None
+    found = hashlib.sha256()
+    for name, factor in sorted(rates.items()):
+        found.update(name.encode())
+        found.update(factor.float().cpu().contiguous().numpy())
+    return found.hexdigest()[:10]
+
+# %% ../nbs/04_runs.ipynb #04a3d6c5
+def _optimizer(model, recipe, rates):
+    "SGD of a network's parameters; where there are rates, each entry moves at its own"
+    if rates is None:
+        return torch.optim.SGD(model.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay)
+    factors = [(p, rates[name].to(p) if name in rates else 1.) for name, p in bare(model).named_parameters()]
+
+    def scale(optimizer, args, kwargs):
+        "Before a step: gradient and weight decay, times the factor"
+        for p, factor in factors:
+            if p.grad is not None: p.grad.add_(p.detach(), alpha=recipe.weight_decay).mul_(factor)
+
+    optimizer = torch.optim.SGD(model.parameters(), recipe.lr, recipe.momentum)
+    optimizer.register_step_pre_hook(scale)
+    return optimizer
 
 # %% ../nbs/04_runs.ipynb #13facb69
 def _open(path, about, model):
@@ -348,6 +390,7 @@ class _Training:
     run: Run
     model: nn.Module
     optimizer: torch.optim.Optimizer
+    average: Average | None
     train: Examples
     test: Examples | None
     observers: list
@@ -360,15 +403,32 @@ def _momentum(this):
     states = {name: this.optimizer.state[p] for name, p in bare(this.model).named_parameters()}
     return {name: state["momentum_buffer"] for name, state in states.items() if "momentum_buffer" in state}
 
+_goes_on = "goes on: "      # before the name of a tensor of the network that training goes on from, beside an average
+
+@contextlib.contextmanager
+def _averaged(this):
+    "A context in which the network is what the run leaves: its average, where the recipe asks for one"
+    if this.average is None:
+        yield
+        return
+    this.average.swap()
+    try: yield
+    finally: this.average.swap()
+
+def _to_go_on(this):
+    "What resuming needs, {name: tensor}: momentum and, beside an average, the network itself"
+    if this.average is None: return _momentum(this)
+    return _momentum(this) | {_goes_on + name: tensor for name, tensor in bare(this.model).state_dict().items()}
+
 # %% ../nbs/04_runs.ipynb #b9b7dd1f
 def _checkpoint(this, epoch, seconds):
     "Write what an epoch leaves: first what resuming needs, then the checkpoint that says the epoch is done"
     run = this.run
     is_ = {"epoch": epoch, "run": run.identity}
     resume = {"kind": "resume", **is_, "seconds": seconds, "observers": {o.name: o.rows for o in this.observers}}
-    save_tensors(run._file("resume", epoch), _momentum(this), resume)
+    save_tensors(run._file("resume", epoch), _to_go_on(this), resume)
     about = {"kind": "epoch", **is_, "history": this.history}
-    save_tensors(run._file("epoch", epoch), bare(this.model).state_dict(), about)
+    with _averaged(this): save_tensors(run._file("epoch", epoch), bare(this.model).state_dict(), about)
     _tidy(run, epoch)
 
 def _show(this):
@@ -392,17 +452,17 @@ def _resume(this):
         if not run._file("resume", epoch).exists(): continue               # older than the last two
         try:
             state, about = _read_own(run, "epoch", epoch)
-            momentum, noted = _read_own(run, "resume", epoch)
+            resume, noted = _read_own(run, "resume", epoch)
         except Damaged as e:
             warnings.warn(f"{str(e).rpartition(': ')[0]}: going on from the one before", stacklevel=2)
             for kind in ("epoch", "resume"): run._file(kind, epoch).unlink(missing_ok=True)
             continue
         this.history = [row for row in _history(run, about) if row["epoch"] <= epoch]
-        _put_back(this, state, momentum, noted["observers"])
+        _put_back(this, state, resume, noted["observers"])
         return epoch, noted["seconds"]
     return None, 0.
 
-def _put_back(this, state, momentum, rows):
+def _put_back(this, state, resume, rows):
     "Load what a checkpoint has into the model, the optimizer and the observers"
     missing = {o.name for o in this.observers} - set(rows)
     if missing:
@@ -410,7 +470,11 @@ def _put_back(this, state, momentum, rows):
                          "train into another folder")
     model = bare(this.model)
     model.load_state_dict(_fitted(model, state, this.run))
-    momentum = {_unwrapped(name): moved for name, moved in momentum.items()}
+    if this.average is not None:
+        going = {name.removeprefix(_goes_on): tensor for name, tensor in resume.items() if name.startswith(_goes_on)}
+        this.average.restart()
+        model.load_state_dict(_fitted(model, going, this.run))
+    momentum = {_unwrapped(name): moved for name, moved in resume.items() if not name.startswith(_goes_on)}
     for name, p in model.named_parameters():
         moved = momentum.get(_unwrapped(name))
         if moved is not None: this.optimizer.state[p]["momentum_buffer"] = moved.to(p)
@@ -422,13 +486,13 @@ def _epoch(this, epoch, bar):
     row = {"epoch": epoch, "lr": None, "loss": None}
     if epoch > 0:
         losses = train_epoch(epoch, this.model, this.optimizer, this.train, this.run.recipe, this.observers,
-                             this.precision, bar)
+                             this.precision, bar, this.average)
         _check_finite(losses, this.model, epoch, this.run)
         row |= {"lr": this.optimizer.param_groups[0]["lr"], "loss": losses.mean().item()}
     with unnoticed(this.model):
         if epoch > 0:
             for o in this.observers: o.epoch(epoch)
-        measured = _measure(this, epoch)
+        with _averaged(this): measured = _measure(this, epoch)
     bar.set_postfix({group: f"{value:.3f}" for group, value in measured.items() if value is not None})
     return row | measured
 
@@ -479,6 +543,7 @@ def _go_on(this, progress):
             _checkpoint(this, epoch, time.monotonic() - began)
             _show(this)
     _show(this)                                        # also of a run that is only opened
+    if this.average is not None: this.average.swap()   # what is left in place is what the last checkpoint has
 
 # %% ../nbs/04_runs.ipynb #8636b315
 @checked
@@ -492,12 +557,14 @@ def fit(
     observers=(),             # `Observer`s
     progress: bool = True,    # show a progress bar
     every: Count = 1,         # epochs between measurements of accuracy; the first and the last are always measured
+    rates: dict | None = None,  # {parameter: factor of the learning rate for each of its entries}; 1 for all others
 ) -> Run:
     """Train a network and keep the way it went: a checkpoint, a row of history and the observers' rows for each epoch.
 
     Same seed, machine and number of threads give the same bits, stopped or not, observed or not. Raises `InputError` if
-    `out` holds a run with other settings or is in use, the network cannot be trained on these examples, or is tied to
-    another number of them; `Diverged` if the loss or a weight is no longer finite (checkpoints stay)."""
+    `out` holds a run with other settings or is in use, the network cannot be trained on these examples or is tied to
+    another number of them, or rates do not fit it; `Diverged` if the loss or a weight is no longer finite
+    (checkpoints stay)."""
     with unnoticed(model):
         check_own(model.train(), train)
         if test is not None: check_own(model.eval(), test)
@@ -507,15 +574,18 @@ def fit(
     check_trainable(model.to(where), train)
     model.to(memory_format=torch.channels_last)
     precision = training_precision(recipe.precision, model, train)
-    about = _about(model, train, test, recipe, precision)
-    optimizer = torch.optim.SGD(model.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay)
+    if rates is not None: _check_rates(rates, model)
+    about = _about(model, train, test, recipe, precision, rates)
+    optimizer = _optimizer(model, recipe, rates)
+    average = None if recipe.average is None else Average(bare(model), recipe.average)
     reproducible = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
     path = Path(out)
     with locked(path), torch.random.fork_rng(), reproducible:
         try:
             for o in observers: o.start(model, train)
             run = _open(path, about, model)
-            _go_on(_Training(run, model, optimizer, train, test, observers, precision, every, []), progress)
+            this = _Training(run, model, optimizer, average, train, test, observers, precision, every, [])
+            _go_on(this, progress)
         finally:
             for o in observers: o.stop()
     return run

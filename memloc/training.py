@@ -6,7 +6,7 @@
 __all__ = ['precisions', 'augmentations', 'presets', 'Recipe', 'Preset', 'preset', 'device', 'choose_precision', 'autocast',
            'number_type', 'network_precision', 'evaluating', 'augmented', 'forward', 'training_precision', 'check_own',
            'predict', 'check_classes', 'members', 'accuracy_by_group', 'accuracy', 'test_accuracy', 'Observer',
-           'check_trainable', 'Diverged', 'train_epoch']
+           'check_trainable', 'Average', 'Diverged', 'train_epoch']
 
 # %% ../nbs/03_training.ipynb #d4f55c3b
 import contextlib
@@ -20,9 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from .anatomy import as_logits, hooked, same_modes, unnoticed
+from .anatomy import as_logits, batch_norms, hooked, same_modes, unnoticed
 from .basics import Below1, Count, InputError, Least0, Positive, Seed, cause, checked, choose
 from .data import Examples, check_examples, stream
 
@@ -45,6 +46,7 @@ class Recipe:
     precision: str = "auto"      # "bf16", "fp32", or "auto": bf16 where the hardware multiplies it
     keep: tuple | None = None    # epochs whose checkpoints stay, -1 the last; all if None
     augment: str | None = None   # "crop", "crop+flip", or None: training images as they are
+    average: Below1 | None = None  # decay, a step, of the average of weights that a run leaves; None: the weights
 
     def __post_init__(self):
         epochs = self.epochs
@@ -401,6 +403,38 @@ def check_trainable(
     raise InputError(f"no gradient reaches the parameters of {name}, so it cannot be trained: take what stops "
                      "gradients out of its forward (no_grad, detach, argmax)")
 
+# %% ../nbs/03_training.ipynb #9f1d2456
+class Average:
+    "A network's weights, and what its batch norms keep, averaged over the steps of a training."
+    def __init__(self,
+        model: nn.Module,  # that is trained, where its average begins
+        decay: float,      # what is left of the average after a step, a share
+    ):
+        self.model = model
+        self.blend = get_ema_multi_avg_fn(decay)
+        self.restart()
+
+    def _now(self):
+        "What is averaged, as the network has it"
+        norms = [m for m in self.model.modules() if isinstance(m, batch_norms) and m.track_running_stats]
+        kept = [tensor for norm in norms for tensor in (norm.running_mean, norm.running_var)]
+        return [tensor.detach() for tensor in (*self.model.parameters(), *kept)]
+
+    def restart(self):
+        "Begin with the network as it is."
+        self.mean = [tensor.clone() for tensor in self._now()]
+
+    def step(self):
+        "Take in the network as it is."
+        self.blend(self.mean, self._now(), None)
+
+    def swap(self):
+        "Put the average into the network, and keep here what was in it; once more, and all is as before."
+        for mean, current in zip(self.mean, self._now(), strict=True):
+            there = current.clone()
+            current.copy_(mean)
+            mean.copy_(there)
+
 # %% ../nbs/03_training.ipynb #941ba1bb
 class Diverged(RuntimeError):
     "The loss became infinite or not a number."
@@ -415,6 +449,7 @@ def train_epoch(
     observers,                         # that have been started
     precision: str,                    # "bf16" or "fp32"
     bar: tqdm,                         # counts the steps
+    average: Average | None = None,    # of the network, that takes in each step
 ) -> Tensor:                           # mean loss of each step, (steps,)
     "One pass through the training set, in an order that follows from the recipe's seed and the epoch."
     where = train.y.device
@@ -435,6 +470,7 @@ def train_epoch(
         optimizer.zero_grad()
         loss.mean().backward()
         optimizer.step()
+        if average is not None: average.step()
         losses.append(loss.detach().mean())
         bar.update()
     return torch.stack(losses)
