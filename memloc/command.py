@@ -108,7 +108,7 @@ def part_from(
     module, _, cls = where.partition(":")
     return asked(tyro.cli, getattr(import_module(module), cls), prog=f"--{name}.", args=words)
 
-# %% ../nbs/command.ipynb #1820090a
+# %% ../nbs/command.ipynb #b4eae3a6
 def options_of(
     words: list,   # of a command line, behind the command
 ) -> list:         # [option, *values] of each
@@ -130,7 +130,7 @@ def parse_sweep(
     mine = [f"--{f.name}".replace("_", "-") for f in fields(Sweep)]
     said = [(option.replace("_", "-"), *values) for option, *values in options_of(words)]
     own = [word for option in said if option[0] in (*mine, "--no-progress", "--help", "-h") for word in option]
-    theirs = [option for option in said if not {option[0]} & {*own}]
+    theirs = [option for option in said if option[0] not in own]
     return replace(_own_of_sweep([command, *own]), options=_grid_in(command, kind, theirs))
 
 def _own_of_sweep(words):
