@@ -6,7 +6,8 @@
 __all__ = ['Part', 'load_part', 'wanted_parts', 'read_data', 'noisy_data', 'check_noise', 'width_of', 'make_network', 'Lab',
            'asked_by_name', 'data_name', 'what_trained', 'lies', 'open_folder', 'is_empty', 'refuse_other', 'commit_of',
            'environment', 'run_parts', 'with_origin', 'plain_data', 'read_results', 'read_tables', 'write_report',
-           'sketch_of', 'StudyTraining', 'memorized', 'on_test', 'findings', 'claims', 'conduct', 'summarise', 'study']
+           'sketch_of', 'StudyTraining', 'memorized', 'on_test', 'findings', 'claims', 'conduct', 'gather', 'lab_of',
+           'summarise', 'study']
 
 # %% ../nbs/05_studies.ipynb #6a9d958f
 import json
@@ -26,7 +27,7 @@ from fastcore.meta import delegates
 
 from . import __version__
 from .anatomy import find_blocks, layers, neurons
-from .basics import InputError, choose
+from .basics import InputError, choose, home
 from .data import Examples, add_label_noise, load, plot_examples, sample, seeded, subset
 from .files import Damaged, differences, digest_of, locked, read_json, read_table, write_json, write_table
 from .networks import frozen, has_width, network
@@ -697,13 +698,31 @@ def conduct(
     if len(settings.seeds) == 1: return _one(settings, settings.seeds[0], settings.out, parts, lab)
     out = settings.out
     record = out / "seeds.json"
-    about = {"command": settings.command} | stored(settings)
     what = f"memloc {settings.command} for several seeds"
-    try: refuse_other(out, what, defaults(settings) | read_json(record), about)
+    try: refuse_other(out, what, defaults(settings) | read_json(record), _of_all_seeds(settings))
     except Damaged: _check_seeds(out, what, record)                # each seed's folder says for itself what it is of
-    results = [_one(settings, seed, out / f"seed-{seed}", parts, lab) for seed in settings.seeds]
-    write_json(record, about)                               # only now, when the first has not refused the settings
-    return summarise(out, settings.seeds, results, parts, lab)
+    for seed in settings.seeds: _one(settings, seed, out / f"seed-{seed}", parts, lab)
+    return gather(settings, parts, lab)
+
+def gather(
+    settings: Settings,  # of a command, for several seeds whose studies are finished
+    parts: list,         # that ran
+    lab: type,           # of what they shared
+) -> dict:               # what summary.json holds
+    "Write down what a folder of several seeds is of, and the summary."
+    results = [read_results(settings.out / f"seed-{seed}") for seed in settings.seeds]
+    write_json(settings.out / "seeds.json", _of_all_seeds(settings))
+    return summarise(settings.out, settings.seeds, results, parts, lab)
+
+def lab_of(
+    command: str,  # study, dropout, dissect or audit
+) -> type:
+    "What the parts of a command share: its own kind of `Lab`, where it has one."
+    name = f"{command.capitalize()}Lab"
+    room = home(name)
+    return getattr(import_module(room), name) if room else Lab
+
+def _of_all_seeds(settings): return {"command": settings.command} | stored(settings)
 
 def _check_seeds(out, what, record):
     "`InputError` unless a folder whose record is lost can be one of several seeds"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['grid', 'cells', 'compute', 'on_this_machine', 'here', 'on_ray', 'is_finished', 'sweep', 'in_short', 'plot_findings']
 
-# %% ../nbs/06_sweeps.ipynb #c700bb94
+# %% ../nbs/06_sweeps.ipynb #77347b42
 import itertools
 import secrets
 import textwrap
@@ -27,7 +27,16 @@ from .basics import Count, InputError, Least0, cause, checked, choose, on_one_li
 from .files import locked, read_json, write_table
 from .report import Figure, write_page
 from .settings import Settings, each_once, is_axis, settings_of, short_name, stored
-from .studies import claims, findings, open_folder, plain_data, read_results, wanted_parts
+from memloc.studies import (
+    claims,
+    findings,
+    gather,
+    lab_of,
+    open_folder,
+    plain_data,
+    read_results,
+    wanted_parts,
+)
 from .style import axes, colors, styled
 
 # %% ../nbs/06_sweeps.ipynb #81165d91
@@ -179,7 +188,7 @@ def on_ray(
         try: yield cell, ray.get(done)
         except ray.exceptions.RayError as e: yield cell, f"Ray gave it up: {on_one_line(cause(e))}"
 
-# %% ../nbs/06_sweeps.ipynb #700ca6b4
+# %% ../nbs/06_sweeps.ipynb #f9be79fb
 def is_finished(
     settings: Settings,   # of one study
 ) -> bool:
@@ -209,7 +218,7 @@ def sweep(
         if ray is None: return on_this_machine(todo, workers, threads)
         return on_ray(todo, ray, threads, gpus_per_cell, out)
     with locked(out):
-        failed = _all_of(studies, engine, progress)
+        failed = _all_of(command, studies, engine, progress)
         table = _table(studies, failed)
         write_table(out / "findings.csv", table)
         _write_report(out, command, studies, table)
@@ -221,7 +230,7 @@ def _shared(command, studies):
     same = {k: v for k, v in each[0].items() if all(one[k] == v for one in each)}
     return {"command": command} | {k: same.get(k, "several") for k in each[0]}
 
-def _all_of(studies, engine, progress):
+def _all_of(command, studies, engine, progress):
     "Compute all cells, then the summaries of several seeds; {folder: what went wrong}"
     singles = [cell for study in studies.values() for cell in cells(study)]
     todo = [cell for cell in singles if not is_finished(cell)]
@@ -230,9 +239,9 @@ def _all_of(studies, engine, progress):
         for cell, wrong in engine(todo) if todo else ():
             if wrong: failed[cell.out] = wrong
             bar.update()
-    whole = [study for study in studies.values() if len(study.seeds) > 1 and all(map(is_finished, cells(study)))]
-    late = [study for study in whole if not _is_summed_up(study)]
-    failed |= {study.out: wrong for study, wrong in (engine(late) if late else ()) if wrong}
+    for study in studies.values():
+        if len(study.seeds) > 1 and all(map(is_finished, cells(study))) and not _is_summed_up(study):
+            gather(study, wanted_parts(study), lab_of(command))
     return failed
 
 def _is_summed_up(study):
@@ -240,15 +249,15 @@ def _is_summed_up(study):
     file = study.out / "summary.json"
     return file.is_file() and read_json(file)["seeds"] == list(study.seeds)
 
-# %% ../nbs/06_sweeps.ipynb #870d3bf2
+# %% ../nbs/06_sweeps.ipynb #672979a7
 def _table(studies, failed):
     "A row a cell"
     axes = _axes_of(studies)
     rows = []
     for name, study in studies.items():
         for cell in cells(study):
-            wrong = failed.get(cell.out) or failed.get(study.out, "")
-            about = {"study": name, "failed": wrong, **{k: getattr(cell, k) for k in axes}, "seed": cell.seeds[0]}
+            along = {k: getattr(cell, k) for k in axes}
+            about = {"study": name, "failed": failed.get(cell.out, ""), **along, "seed": cell.seeds[0]}
             rows.append(about | (dict(findings(cell.out)) if is_finished(cell) else {}))
     return pd.DataFrame(rows)
 
