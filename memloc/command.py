@@ -238,7 +238,7 @@ def _run_sweep(asked):
     "Do a sweep; status 1 if a cell could not be done"
     table = memloc.sweep(**asked.pop("options"), **asked)
     print("\n".join(memloc.in_short(table)))
-    print(f"The report is {asked['out'] or Path('runs/sweep-' + asked['command'])}/report.html")
+    print(f"The report is {asked['out'] or 'runs/sweep-' + asked['command']}/report.html")
     if table.failed.any(): sys.exit(1)
 
 def _warn(message, category, *_, **__):
