@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['grid', 'cells', 'compute', 'on_this_machine', 'here', 'on_ray', 'is_finished', 'sweep', 'in_short', 'plot_findings']
 
-# %% ../nbs/06_sweeps.ipynb #77347b42
+# %% ../nbs/06_sweeps.ipynb #b91b6821
 import itertools
 import secrets
 import textwrap
@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 import memloc
 from .basics import Count, InputError, Least0, cause, checked, choose, on_one_line
-from .files import locked, read_json, write_table
+from .files import differences, locked, write_table
 from .report import Figure, write_page
 from .settings import Settings, each_once, is_axis, settings_of, short_name, stored
 from memloc.studies import (
@@ -188,15 +188,17 @@ def on_ray(
         try: yield cell, ray.get(done)
         except ray.exceptions.RayError as e: yield cell, f"Ray gave it up: {on_one_line(cause(e))}"
 
-# %% ../nbs/06_sweeps.ipynb #f9be79fb
+# %% ../nbs/06_sweeps.ipynb #a492b55c
 def is_finished(
     settings: Settings,   # of one study
 ) -> bool:
     "Whether a cell has nothing left to do."
     if not (settings.out / "results.json").is_file(): return False
     found = read_results(settings.out)
-    done = {*found, *(what.removeprefix("the part ") for what in found.get("left_out", {}))}
-    return "story" in found and {part.name for part in wanted_parts(settings)} <= done
+    left = {what.removeprefix("the part ") for what in found.get("left_out", {})}
+    asked = {part.name: asdict(part) for part in wanted_parts(settings) if part.name not in left}
+    done = found.get("parts", {})
+    return "story" in found and asked.keys() <= done.keys() and not differences(done, asked)
 
 @checked
 def sweep(
@@ -226,9 +228,9 @@ def sweep(
 
 def _shared(command, studies):
     "What all studies of a sweep have in common; along its axes it may grow"
-    each = [plain_data(stored(study)) for study in studies.values()]
-    same = {k: v for k, v in each[0].items() if all(one[k] == v for one in each)}
-    return {"command": command} | {k: same.get(k, "several") for k in each[0]}
+    along = _axes_of(studies)
+    first = plain_data(stored(next(iter(studies.values()))))
+    return {"command": command} | {k: "several" if k in along else v for k, v in first.items()}
 
 def _all_of(command, studies, engine, progress):
     "Compute all cells, then the summaries of several seeds; {folder: what went wrong}"
@@ -240,14 +242,9 @@ def _all_of(command, studies, engine, progress):
             if wrong: failed[cell.out] = wrong
             bar.update()
     for study in studies.values():
-        if len(study.seeds) > 1 and all(map(is_finished, cells(study))) and not _is_summed_up(study):
-            gather(study, wanted_parts(study), lab_of(command))
+        if len(study.seeds) == 1 or not all(map(is_finished, cells(study))): continue
+        gather(study, wanted_parts(study), lab_of(command))
     return failed
-
-def _is_summed_up(study):
-    "Whether the summary of several seeds is there"
-    file = study.out / "summary.json"
-    return file.is_file() and read_json(file)["seeds"] == list(study.seeds)
 
 # %% ../nbs/06_sweeps.ipynb #672979a7
 def _table(studies, failed):
