@@ -12,6 +12,7 @@ chapters = sorted((root / "nbs").glob("*.ipynb"))
 named = pytest.mark.parametrize("chapter", chapters, ids=lambda chapter: chapter.stem)
 
 MOST = 5_000_000                                            # bytes of all notebooks together
+TWO_SCREENS = 90                                            # lines
 BAR = re.compile(r"\d+%\|.*\|\s*\d+/\d+|\d+(\.\d+)?\s?(it|s|step|epoch)/(s|it)\b")       # of tqdm
 MACHINE = re.compile(r"(?<![\w.])/(home|root|Users|tmp|work|mnt|usr|opt|var)/|[A-Z]:\\\\?Users")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -73,6 +74,34 @@ def test_no_errors_bars_or_machines(chapter):
         assert output.get("name") != "stderr", f"cell {where} keeps what was said to stderr"
         assert not BAR.search(words), f"cell {where} keeps a progress bar: {BAR.search(words)[0]}"
         assert not MACHINE.search(words), f"cell {where} names a place of a machine: {MACHINE.search(words)[0]}"
+
+
+def is_folded(cell):
+    return cell["metadata"].get("jupyter", {}).get("source_hidden") or re.match(r"#\| (hide|echo: false)", source(cell))
+
+
+def rows(cell):
+    "About how many lines a cell takes on a screen"
+    if cell["cell_type"] == "markdown": return sum(1 + len(line) // 110 for line in source(cell).splitlines())
+    printed = sum(said(output).count("\n") for output in cell["outputs"])
+    return 1 + printed + (0 if is_folded(cell) else len(source(cell).splitlines()))
+
+
+def has_picture(cell):
+    return "![" in source(cell) or any("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
+
+
+@named
+def test_the_first_picture_is_near(chapter):
+    cells = read(chapter)["cells"]
+    first = next((k for k, cell in enumerate(cells) if has_picture(cell)), 0)           # an appendix may have none
+    before = sum(map(rows, cells[:first]))
+    assert before <= TWO_SCREENS, f"{before} lines before the first picture"
+
+
+def test_each_picture_file_is_shown():
+    files = {file.name for file in (root / "nbs/pictures").iterdir()}
+    assert files == set(re.findall(r"\]\(pictures/([^)]+)\)", "".join(map(prose, chapters))))
 
 
 @named
