@@ -46,7 +46,7 @@ from memloc.studies import (
     width_of,
 )
 from .style import axes, colors, styled
-from .tied_dropout import in_mode, recalibrate, tie
+from .tied_dropout import in_mode, recalibrate, tie, tied_in_words
 from memloc.training import (
     Observer,
     Recipe,
@@ -827,6 +827,18 @@ class AuditSuspects(Part):
     chapter = 30
     needs = ("training",)
     words = ("given", "says")
+    measures = (
+        "A network learns all labels as they were given, from pictures that are moved or turned over a little each "
+        "time it sees them. The score of a label says how far the network puts another class above it, on average over "
+        "training: a label that others contradict is learned late, or not at all. "
+        "Copies of pictures with a label that is wrong for sure are planted among them; where these come in the list "
+        "says how many others are wrong. Unless it was left out, a second network says why a label is given. "
+        f"{tied_in_words} How far the label's probability falls then is its fall: half and more, and it was "
+        "remembered, not learned.")
+    paper = (
+        "Maini et al. do not search for wrong labels, but find that the right ones which dropping forgets belong to "
+        "pictures that are mislabelled, ambiguous or unlike all others: expect such pictures in the list too. Margins "
+        "over training and planted labels are Pleiss et al.'s (2020), with other planted labels here.")
     claims = {
         "disputed_share": "share of labels that the network disputes",
         "remembered_share": "share of labels that a tied network has only remembered",
@@ -896,6 +908,9 @@ def _in_sum(estimate):
         yield "There are too few examples to say how many labels are wrong."
         return
     wrong, low, high = estimate["wrong"], estimate["low"], estimate["high"]
+    if high == 0:
+        yield "None of the labels seems to be wrong: nearly all planted ones come before any of them."
+        return
     if low == 0:
         yield f"Perhaps none of the labels is wrong, and not more than {high:,}, as planted ones tell."
         return
@@ -911,7 +926,7 @@ def figures(self: AuditSuspects, lab, section, tables):
         "number of examples, on a logarithmic scale. At the left, labels that other examples support; at the right, "
         "labels that only the example's own neurons knew. Where the truth is known, wrong labels are orange.",
         plot_scores(frame.assign(score=frame.fall), lab.train))
-    if not section["estimate"]: return
+    if not section["estimate"] or not section["estimate"]["high"]: return              # there is nothing to look for
     noisy = lab.train.noisy.cpu().numpy()[frame["index"]] if section["wrong"] else None
     yield Figure("how-far", "How far to look?",
         "How many wrong labels should stand among the first ones of the list (grey, with two standard errors), judged "
@@ -1064,6 +1079,29 @@ def _comparison_figures(table):
         "right.",
         plot_estimates(table))
 
+_asks = {
+    "tied": "how far the label's probability falls when the example's own neurons are dropped; one training",
+    "loss": "how unlikely the label is to a network once it is trained; one training",
+    "margin": "how far another class is above the label, over training; one training",
+    "augmented": "the same while pictures are changed at random, as memloc audit does it; one training",
+    "neighbours": "how many of the pictures that are most like it have another label; no training",
+    "confident": "cleanlab's confident learning, from networks that have not seen the picture; five trainings",
+    "quality": "how unlikely the label is to a network that has not seen the picture (cleanlab); five trainings"}
+
+def _asked(table):
+    "A row a method: what it asks, and what it costs"
+    yield "method", "what is asked of each label"
+    for method in table.method.unique(): yield method, _asks[method]
+
+def _best(table):
+    "A sentence a kind of noise and noise: which methods find most"
+    judged = table.dropna(subset="precision")
+    for (kind, noise), rows in judged.groupby(["kind", "noise"], sort=False):
+        found = rows.groupby("method").precision.median().sort_values(ascending=False)
+        told = ", ".join(f"{method} {percent(share)}" for method, share in found.items())
+        which = f"{percent(noise)} of the labels made wrong ({kind})" if noise else "The labels as they came"
+        yield f"{which}. Of as many labels as are wrong, this share was rightly suspected: {told}."
+
 def _made(noise, kind): return f"{kind}, {percent(noise)}" if noise else "as they came"
 
 def _comparison_rows(table):
@@ -1097,9 +1135,11 @@ def compare_methods(
     predict(make(seed=0), subset(train, torch.tensor([0])))         # refuses images that the network cannot take
     table = contest(train, test, make, size.recipe, settings.out, settings.noise, settings.kind, settings.seeds,
                     settings.methods, settings.progress)
-    story = (f"{len(train):,} training examples. "
-             "A figure is the median over seeds, with the least and the greatest in brackets.")
-    write_page(settings.out, f"Who finds the wrong labels of {train.name}?", [story], _comparison_figures(table),
-               {"All methods": list(_comparison_rows(table)), "How many are wrong": list(_estimate_rows(table))}, {},
-               Lab.paper)
+    opening = (f"{len(train):,} training examples, of which some get a wrong label on purpose. Each method lists all "
+               "of them, the most suspicious first, without a look at the truth. A figure is the median over seeds, "
+               "with the least and the greatest in brackets.")
+    rows = {"What each method asks": _asked, "All methods": _comparison_rows, "How many are wrong": _estimate_rows}
+    tables = {heading: list(rows_of(table)) for heading, rows_of in rows.items()}
+    write_page(settings.out, f"Who finds the wrong labels of {train.name}?", [opening, *_best(table)],
+               _comparison_figures(table), tables, {}, Lab.paper)
     return table.groupby(["kind", "noise", "method"], sort=False)[["auroc", "precision"]].median().round(4)
