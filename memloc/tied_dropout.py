@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['modes', 'tied_in_words', 'recalibrated_in_words', 'is_gate', 'remove_gates', 'Tied', 'tie', 'plot_owned',
            'recalibrate', 'in_mode', 'dropped', 'in_modes', 'mode_accuracy', 'mode_answers', 'plot_modes',
-           'mask_memory', 'StudyTied', 'plot_spread']
+           'mask_memory', 'StudyTied', 'plot_spread', 'beside_plain']
 
 # %% ../nbs/14_tied_dropout.ipynb #3aeed0aa
 import contextlib
@@ -598,20 +598,23 @@ def plot_spread(
     return ax
 
 # %% ../nbs/14_tied_dropout.ipynb #71908292
-def _beside_plain(ends, table):
-    "Rows of modes below those of the plain network, which are the last rows of its history"
+def beside_plain(
+    ends: pd.DataFrame,   # the last rows of a plain network's history, or other rows of its accuracies
+    table: pd.DataFrame,  # of `mode_accuracy`
+) -> pd.DataFrame:        # for `plot_modes`
+    "Rows of modes below those of the plain network."
     plain = ends[[column for column in table if column != "mode"]]
     return pd.concat([plain.assign(mode="plain network"), table])
 
 @patch
 def figures(self: StudyTied, lab, section, tables):
-    table = _beside_plain(tables["history"].tail(1), tables["tied"])
+    table = beside_plain(tables["history"].tail(1), tables["tied"])
     yield Figure("tied", _heading, _caption, plot_modes(table))
 
 @patch
 def over_seeds(self: StudyTied, frames):
     ends = frames["history"].groupby("seed", sort=False).tail(1)
-    yield Figure("tied", _heading, _caption, plot_spread(_beside_plain(ends, frames["tied"])))
+    yield Figure("tied", _heading, _caption, plot_spread(beside_plain(ends, frames["tied"])))
 
 _heading = "Memorize in neurons set aside, then drop them"
 _caption = (

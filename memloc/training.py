@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['precisions', 'augmentations', 'presets', 'Recipe', 'Preset', 'preset', 'device', 'choose_precision', 'autocast',
-           'number_type', 'network_precision', 'evaluating', 'augmented', 'forward', 'training_precision', 'check_own',
-           'predict', 'check_classes', 'members', 'accuracy_by_group', 'accuracy', 'test_accuracy', 'Observer',
-           'check_trainable', 'Average', 'Diverged', 'train_epoch']
+           'number_type', 'network_precision', 'evaluating', 'augmented', 'augmentation', 'forward',
+           'training_precision', 'check_own', 'predict', 'check_classes', 'members', 'accuracy_by_group', 'accuracy',
+           'test_accuracy', 'Observer', 'check_trainable', 'Average', 'Diverged', 'train_epoch']
 
 # %% ../nbs/03_training.ipynb #d4f55c3b
 import contextlib
@@ -196,6 +196,12 @@ def augmented(
         mirrored = torch.rand(n, 1, 1, 1, device=x.device) < .5
         x = torch.where(mirrored, x, x.flip(3))
     return x.contiguous(memory_format=torch.channels_last)
+
+def augmentation(
+    train: Examples,   # pictures
+) -> str:              # as in `Recipe`
+    "How pictures may change and stay what they are: crops, and flips for those in colour, hardly ever of letters."
+    return "crop+flip" if train.shape[0] == 3 else "crop"
 
 # %% ../nbs/03_training.ipynb #cd8d273a
 def _answer(model, x, index):

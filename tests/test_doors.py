@@ -340,7 +340,8 @@ def test_networks_of_libraries(tmp_path):
     said = done(*study)
     results = json.loads((tmp_path / "study/results.json").read_text())
     assert results["network"] == "timm/resnet10t" and results["width"] == 1
-    assert list(results["parts"]) == ["training", "gradients", "rewinding", "retraining", "removal", "tied"]
+    parts = ["training", "gradients", "rewinding", "retraining", "removal", "tied", "two_stages"]
+    assert list(results["parts"]) == parts
     assert done(*study) == said
     status, _, err = memloc(*study, "--mean", .5, "--preset", "smoke")
     assert status == 2 and "mean None, not [0.5]" in err

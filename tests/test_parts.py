@@ -128,7 +128,7 @@ def test_every_part_and_two_seeds(installed, tmp_path):
     done = memloc(installed, "study", "--seeds", "0-1", "--out", out)
     assert done.returncode == 0, done.stderr
     single = json.loads((out / "seed-1/results.json").read_text())
-    ours = ["training", "gradients", "rewinding", "retraining", "removal", "tied"]
+    ours = ["training", "gradients", "rewinding", "retraining", "removal", "tied", "two_stages"]
     assert list(single["parts"]) == [*ours, "surprise"]
     summary, found = json.loads((out / "summary.json").read_text()), pd.read_csv(out / "findings.csv")
     assert summary["surprise"]["noisy"]["max"] >= single["surprise"]["noisy"]
