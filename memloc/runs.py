@@ -10,7 +10,6 @@ import contextlib
 import copy
 import glob
 import hashlib
-import json
 import os
 import re
 import time

@@ -19,7 +19,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import pandas as pd
 import torch
 from fastcore.basics import patch
