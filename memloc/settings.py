@@ -314,10 +314,17 @@ class CompareMethods(NetworkSettings):
 @dataclass(frozen=True)
 class Bench:
     "Measure memloc's training, evaluation and probes against the plain way to do the same."
-    usage: ClassVar[dict] = {"memloc bench --rounds 9 --out runs/bench": "more turns, and table and picture as files"}
-    rounds: Count = 3            # how often each pair is timed
+    usage: ClassVar[dict] = {
+        "memloc bench --rounds 9 --out runs/bench":
+            "more turns, and table and picture as files",
+        "memloc bench --growth --largest 1000000":
+            "time and memory over the number of examples, up to a million",
+    }
+    rounds: Count = 3          # how often each pair, or each piece of work, is timed
+    growth: bool = False       # measure how time and memory grow with the number of examples instead
+    largest: PresetInt = None  # examples of the largest set of --growth
     preset: PresetName = None  # all but smoke measure at the paper's width and batch, and probe a digits run of it
-    out: PrintOnly = None      # folder for bench.csv and bench.png
+    out: PrintOnly = None      # folder for table and picture, such as bench.csv and bench.png
     progress: bool = True      # show a progress bar
 
 # %% ../nbs/settings.ipynb #ca0aa72c
