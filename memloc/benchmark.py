@@ -287,13 +287,13 @@ def bench(
     """How fast memloc does its work, and how fast the plain way does the same work, in turn in one process. With
     `growth`, the table of `growth` instead."""
     settings = Bench(**kwargs)
+    size = preset(settings.preset)
     if settings.out is not None:
         try: settings.out.mkdir(parents=True, exist_ok=True)
         except OSError as e: raise InputError(f"{settings.out} cannot be made ({e.strerror}): choose another") from e
-    size = preset(settings.preset)
     if settings.growth:
-        largest = settings.largest or _largest[size.name]
-        return _kept(settings, "growth", growth(largest, settings.rounds, settings.progress), plot_growth)
+        sizes = _sizes(settings.largest or _largest[size.name])
+        return _kept(settings, "growth", growth(sizes, rounds=settings.rounds, progress=settings.progress), plot_growth)
     return _kept(settings, "bench", _against_plain(size, settings.rounds, settings.progress), plot_bench)
 
 def _kept(settings, name, table, plot):
@@ -388,21 +388,25 @@ def measure(
     megabytes = (_peak() - before) / 1e6
     return {"what": what, "pictures": pictures, "examples": examples, "seconds": seconds, "megabytes": megabytes}
 
-# %% ../nbs/bench.ipynb #6119f099
-_largest = {"smoke": 3_000, "laptop": 100_000, "paper": 1_000_000}       # sets, by preset
+# %% ../nbs/bench.ipynb #74088adc
+_largest = {"smoke": 3_000, "laptop": 100_000, "paper": 1_000_000}       # set, by preset
 
+def _sizes(largest):
+    "1,000, 3,000, 10,000 and so on, up to the largest"
+    return tuple(n * 10**k for k in range(3, len(str(largest))) for n in (1, 3) if n * 10**k <= largest)
+
+# %% ../nbs/bench.ipynb #617d08e7
 @checked
 def growth(
-    largest: Count = 100_000,  # examples of the largest set; from 3,000 on
-    rounds: Count = 1,         # how often each piece of work is done
-    progress: bool = True,     # show a progress bar
-) -> pd.DataFrame:             # a row a measurement: what, pictures, examples, seconds, megabytes
+    sizes: tuple[Count, ...] = _sizes(100_000),     # numbers of examples, from few to many
+    what: tuple[Growing, ...] = get_args(Growing),  # pieces of work
+    rounds: Count = 1,                              # how often each is done
+    progress: bool = True,                          # show a progress bar
+) -> pd.DataFrame:                                  # a row a measurement: what, pictures, examples, seconds, megabytes
     """Processor time (least of the rounds) and memory of `fit` (an epoch), `predict`, `suspects`, `rewind` (to two
     checkpoints) and `remove_neurons` (twenty examples) over the number of examples. `InputError` where it is not Linux.
     """
-    if largest < 3000: raise InputError(f"{largest} examples are too few to see anything grow: give 3000 or more")
-    sizes = [n * 10**k for k in range(3, len(str(largest))) for n in (1, 3) if n * 10**k <= largest]
-    asked = list(product(get_args(Growing), get_args(Pictures), sizes))
+    asked = list(product(what, get_args(Pictures), sizes))
     fresh = get_context("forkserver")
     fresh.set_forkserver_preload(["memloc.benchmark"])                  # a process that has imported it, and no more
     rows = []
@@ -411,7 +415,7 @@ def growth(
             rows.append(alone.submit(memloc.measure, *each, rounds).result())
     return pd.DataFrame(rows)
 
-# %% ../nbs/bench.ipynb #0a87ec05
+# %% ../nbs/bench.ipynb #aceb9980
 def growth_rates(
     table: pd.DataFrame,  # of `growth`
 ) -> pd.DataFrame:        # a row a piece of work and a place of pictures: exponent, microseconds, bytes
@@ -427,7 +431,7 @@ def growth_rates(
                      "bytes": more})
     return pd.DataFrame(rows)
 
-# %% ../nbs/bench.ipynb #cd75195e
+# %% ../nbs/bench.ipynb #a5f318df
 _markers = {"in memory": ("o", colors["other"]), "lazily read": ("s", colors["test"])}
 
 @styled

@@ -29,6 +29,7 @@ from memloc.basics import (
     Seed,
     Several,
     Share,
+    Within,
     checked,
     choose,
     on_one_line,
@@ -310,6 +311,8 @@ class CompareMethods(NetworkSettings):
     folder = "{}-compare"
 
 # %% ../nbs/settings.ipynb #986b355a
+_Largest = Annotated[int, Within("a whole number from 3000 on", 3000, 2**53, whole=True)]     # to see anything grow
+
 @checked
 @dataclass(frozen=True)
 class Bench:
@@ -322,7 +325,8 @@ class Bench:
     }
     rounds: Count = 3          # how often each pair, or each piece of work, is timed
     growth: bool = False       # measure how time and memory grow with the number of examples instead
-    largest: PresetInt = None  # examples of the largest set of --growth
+    # examples of the largest set of --growth
+    largest: Annotated[_Largest | None, arg(metavar="INT", help_behavior_hint=_preset_decides)] = None
     preset: PresetName = None  # all but smoke measure at the paper's width and batch, and probe a digits run of it
     out: PrintOnly = None      # folder for table and picture, such as bench.csv and bench.png
     progress: bool = True      # show a progress bar
