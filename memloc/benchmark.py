@@ -431,7 +431,7 @@ def growth_rates(
                      "bytes": more})
     return pd.DataFrame(rows)
 
-# %% ../nbs/bench.ipynb #a5f318df
+# %% ../nbs/bench.ipynb #668e67c6
 _markers = {"in memory": ("o", colors["other"]), "lazily read": ("s", colors["test"])}
 
 @styled
@@ -453,5 +453,6 @@ def plot_growth(
         column[1].set(xlabel="examples")
     both[0, 0].set(ylabel="seconds")
     both[1, 0].set(ylabel="megabytes")
+    both[1, 0].yaxis.set_minor_formatter("{x:g}")
     both[0, 0].legend(fontsize=8)
     return both
