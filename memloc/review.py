@@ -48,7 +48,7 @@ def _read(path, train):
 
 def _indices(rows, train):
     "Which examples a table is about, whatever was typed into it"
-    return checked_index(train, pd.to_numeric(rows["index"], errors="coerce")).tolist()
+    return checked_index(train, pd.to_numeric(rows["index"], errors="coerce").tolist()).tolist()
 
 def _check_data(path, data, train):
     "`InputError` unless `data` are fingerprints of this training set"
@@ -66,7 +66,8 @@ def _list_of(suspects, train):
         raise InputError(f"the suspects lack {', '.join(sorted(lacks))}: give what suspects gives, or the folder of a "
                          "memloc audit")
     frame = frame.assign(**{name: _by_name(frame[name], train.classes) for name in AuditSuspects.words})
-    for i, given in zip(_indices(frame, train), frame.given, strict=True):
+    frame["index"] = _indices(frame, train)
+    for i, given in zip(frame["index"], frame.given, strict=True):
         if given == _label(train, i): continue
         raise InputError(f"example {i} is labelled {given} among the suspects and {_label(train, i)} in {train.name}: "
                          "give the training set that was audited, with the same noise, size and share held out")
@@ -146,21 +147,28 @@ export default { render({ model, el }) {
   const other = put(find(".keys"), "label", { ariaKeyShortcuts: "l" });
   put(other, "kbd", { textContent: "L" });
   put(other, "span", { textContent: "another label" });
-  const select = put(other, "select", { ariaLabel: "another label" });
-  for (const name of model.get("labels")) put(select, "option", { textContent: name, value: name });
-  const choose = put(find(".keys"), "button", { onclick: () => act("relabel", select.value) });
-  put(choose, "kbd", { textContent: "Enter" });
-  put(choose, "span", { textContent: "give it" });
+  const field = put(other, "input", { ariaLabel: "another label" });
+  const list = put(other, "datalist", { id: `memloc-${Math.random()}` });
+  field.setAttribute("list", list.id);
+  for (const value of model.get("labels")) put(list, "option", { value });
+  const meant = () => {
+    const begin = model.get("labels").filter(name => name.toLowerCase().startsWith(field.value.toLowerCase()));
+    return begin.length === 1 ? begin[0] : field.value;
+  };
+  const give = () => { act("relabel", meant()); field.value = ""; root.focus(); };
+  const enter = put(find(".keys"), "button", { onclick: give });
+  put(enter, "kbd", { textContent: "Enter" });
+  put(enter, "span", { textContent: "give it" });
 
   root.onkeydown = e => {
     if (e.ctrlKey || e.metaKey || e.altKey || e.repeat) return;
     const key = e.key.toLowerCase();
-    if (e.target === select) {
-      if (key === "enter") act("relabel", select.value);
-      if (key === "enter" || key === "escape") root.focus();
+    if (e.target === field) {
+      if (key === "enter") give();
+      if (key === "escape") root.focus();
       return;
     }
-    if (key === "l") select.focus();
+    if (key === "l") field.focus();
     else if (keys[key]) act(keys[key]);
     else return;
     e.preventDefault();
@@ -207,9 +215,9 @@ _css = """
 .memloc-review table { margin-top: .4rem } .memloc-review th { text-align: left; font-weight: 600 }
 .memloc-review th, .memloc-review td { padding: .1rem .6rem .1rem 0 }
 .memloc-review .bar { height: .7rem; background: #7F7F7F; min-width: 1px }
-.memloc-review button, .memloc-review select { font: inherit; color: inherit; background: #8882; cursor: pointer }
-.memloc-review button, .memloc-review select { border: 1px solid #8888; border-radius: 4px; padding: .25rem .5rem }
-.memloc-review option { color: #222; background: #fff }
+.memloc-review button, .memloc-review input { font: inherit; color: inherit; background: none }
+.memloc-review button, .memloc-review input { border: 1px solid #8888; border-radius: 4px; padding: .25rem .5rem }
+.memloc-review button { cursor: pointer } .memloc-review input { width: 8rem; margin-left: .4rem }
 .memloc-review kbd { border: 1px solid #8888; border-radius: 3px; padding: 0 .3rem; margin-right: .4rem }
 .memloc-review [role=alert]:empty, .memloc-review:focus-within .hint { display: none }
 .memloc-review [role=alert] { border-left: 4px solid #D55E00; padding-left: .6rem }
@@ -388,17 +396,15 @@ def _head(self: Review):
 @patch
 def _why(self: Review):
     "Why a label is suspected, in words"
-    row = self.frame.loc[self.example]
-    too = " too" if row.says == row.given else ""
-    measured = [f"{name} {row[name]:.2f}" for name in row.index.drop(["given", "says", "origin"], errors="ignore")]
-    return f"{self._name(self.example)}. The network says {row.says}{too}; {', '.join(measured)}."
+    row = self.frame.loc[self.example].drop(["given", "says", "origin"], errors="ignore")
+    return ", ".join([self._name(self.example), *(f"{name} {value:.2f}" for name, value in row.items())])
 
 # %% ../nbs/33_review.ipynb #33e00027
 @patch
 def _name(self: Review, i):
     "An example, by its file where it has one"
     origin = self.train.origin_of(i)
-    return f"Example {i}, {origin}" if isinstance(origin, str) else f"Example {i}"
+    return f"example {i}, {origin}" if isinstance(origin, str) else f"example {i}"
 
 def _pixels(train, i):
     "A picture as Pillow takes it, (H, W) or (H, W, 3) uint8"
@@ -417,7 +423,13 @@ def _framed(train, i, words):
 def _beside(self: Review):
     "The nearest examples, [(index, words), ...]"
     others = [int(j) for j in self.neighbours.get(self.example, []) if 0 <= j < len(self.train)]
-    return [(j, f"also {_label(self.train, j)}") for j in others]
+    return [(j, f"labelled {_label(self.train, j)}") for j in others]
+
+@patch
+def _caption(self: Review):
+    "The label that the example was given, and what the network says"
+    given, says = self.frame.loc[self.example, ["given", "says"]]
+    return f"given {given}, the network says {says}{' too' if says == given else ''}"
 
 @patch
 def _chances(self: Review):
@@ -440,7 +452,7 @@ def _example_shown(self: Review):
     "What the panel shows of an example"
     given, says = self.frame.loc[self.example, ["given", "says"]]
     return {
-        "suspect": [_framed(self.train, self.example, f"given {given}, the network says {says}")],
+        "suspect": [_framed(self.train, self.example, self._caption())],
         "beside": [_framed(self.train, j, words) for j, words in self._beside()],
         "chances": self._chances(), "why": self._why(),
         "keep": f"keep {given}", "relabel": f"relabel to {says}" if says != given else "relabel"}
@@ -450,8 +462,7 @@ def _example_shown(self: Review):
 @styled
 def _png(self: Review):
     "The example that is shown, and those beside it, as a PNG"
-    given, says = self.frame.loc[self.example, ["given", "says"]]
-    seen = [(self.example, f"given {given}, says {says}"), *self._beside()]
+    seen = [(self.example, self._caption()), *self._beside()]
     sizes = [2, *[1] * (len(seen) - 1)]
     row = np.ravel(axes(ncols=len(seen), figsize=(1.35 * sum(sizes), 3.1), width_ratios=sizes, squeeze=False))
     for ax, (i, words) in zip(row, seen, strict=True):
