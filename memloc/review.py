@@ -14,6 +14,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import anywidget
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -27,7 +28,7 @@ from .basics import InputError, choose
 from .data import Examples, checked_index, picture, subset
 from .files import digest_of, read_table, write, write_table
 from .report import as_png
-from .style import axes, styled
+from .style import styled
 from .training import predict
 
 # %% ../nbs/33_review.ipynb #33e00007
@@ -95,8 +96,8 @@ def _neighbours(suspects, train, frame, net):
     "{example: the nearest of its given class, and of the one that the network says}; -1 where there is none"
     file = None if isinstance(suspects, pd.DataFrame) else _file(suspects).with_name("alike.csv")
     if file is not None and file.is_file():
-        rows = read_table(file).itertuples(index=False)
-        return {i: others for i, *others in rows}
+        found = read_table(file).set_index("index").filter(regex="_[12]$")
+        return dict(zip(found.index, found.values.tolist(), strict=True))
     if net is None: return {}
     first = frame[:500]
     order = first.index.tolist()
@@ -462,15 +463,16 @@ def _example_shown(self: Review):
 @styled
 def _png(self: Review):
     "The example that is shown, and those beside it, as a PNG"
-    seen = [(self.example, self._caption()), *self._beside()]
-    sizes = [2, *[1] * (len(seen) - 1)]
-    row = np.ravel(axes(ncols=len(seen), figsize=(1.35 * sum(sizes), 3.1), width_ratios=sizes, squeeze=False))
-    for ax, (i, words) in zip(row, seen, strict=True):
-        ax.imshow(_pixels(self.train, i), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        ax.set_title(words, loc="center", parse_math=False)
-        ax.axis("off")
-    row[0].figure.suptitle(self._head(), fontsize=10)
-    return as_png(row)
+    figure = plt.figure(figsize=(7, 3.7))
+    grid = figure.subplot_mosaic([["suspect", "suspect", 0, 1], ["suspect", "suspect", 2, 3]])
+    for ax in grid.values(): ax.axis("off")
+    seen = [("suspect", self.example, self._caption())]
+    seen += [(k, i, words) for k, (i, words) in enumerate(self._beside()[:4])]
+    for place, i, words in seen:
+        grid[place].imshow(_pixels(self.train, i), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        grid[place].set_title(words, parse_math=False)
+    figure.suptitle(f"{self._head()}: {self._why()}", fontsize=10, parse_math=False)
+    return as_png(grid["suspect"])
 
 @patch
 def _repr_mimebundle_(self: Review, **kwargs):
