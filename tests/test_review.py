@@ -20,14 +20,16 @@ from test_explorers import (  # noqa: F401
 )
 
 from memloc.data import add_label_noise, load
+from memloc.networks import network
 from memloc.review import Review, apply
 
 NOTEBOOK = "reviewing.ipynb"
 CELL = """from memloc.data import add_label_noise, load
+from memloc.networks import network
 from memloc.review import Review
 
 train = add_label_noise(load("digits")[0], 0.1, seed=0)
-Review("audit", train)"""
+Review("audit", train, net=network("resnet9", train, width=0.125, seed=0))"""
 DECISIONS = 200
 
 
@@ -166,13 +168,15 @@ def test_mouse_and_what_is_shown(page, folder, train):
     assert in_file(folder)[-1] == (str(i), given, "relabel", other)
     after(page, lambda: button(page, "undo").click())
     assert example(page) == i
-    own = Review(folder, train)
+    own = Review(folder, train, net=network("resnet9", train, width=.125, seed=0))
     own.set(example=i)
     alts = panel(page).locator("img").evaluate_all("all => all.map(e => e.alt)")
     assert alts == [framed["alt"] for framed in own.shown["suspect"] + own.shown["beside"]]
     images = panel(page).locator("img").evaluate_all("all => all.map(e => getComputedStyle(e).imageRendering)")
     assert set(images) == {"pixelated"}
     assert says(page, ".why") == own.shown["why"]
+    chances = [f"{name} {p:.3f}" for name, p in own.shown["chances"]]
+    assert [" ".join(row.split()) for row in panel(page).locator("tr").all_inner_texts()] == chances
     panel(page).focus()
     page.keyboard.press("Tab")
     assert button(page, "keep").evaluate("e => getComputedStyle(e).outlineStyle") == "solid"
