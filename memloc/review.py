@@ -102,8 +102,9 @@ def _neighbours(suspects, train, frame, net):
     "{example: the nearest of its given class, and of the one that the network says}; -1 where there is none"
     file = None if isinstance(suspects, pd.DataFrame) else _file(suspects).with_name("alike.csv")
     if file is not None and file.is_file():
-        found = read_table(file).set_index("index").filter(regex="_[12]$")
-        return dict(zip(found.index, found.values.tolist(), strict=True))
+        found = read_table(file).reindex(columns=["index", "given_1", "given_2", "said_1", "said_2"])
+        found = found.apply(pd.to_numeric, errors="coerce").fillna(-1).astype(int)
+        return {i: others for i, *others in found.values.tolist()}
     if net is None: return {}
     first = frame[:500]
     order = first.index.tolist()
@@ -170,7 +171,7 @@ export default { render({ model, el }) {
 
   root.onkeydown = e => {
     if (e.ctrlKey || e.metaKey || e.altKey || e.repeat) return;
-    const key = e.key.toLowerCase();
+    const key = e.key?.toLowerCase();             // browsers that complete a word send none
     if (e.target === field) {
       if (key === "enter") give();
       if (key === "escape") root.focus();
@@ -242,6 +243,9 @@ class Review(anywidget.AnyWidget):
     shown = traitlets.Dict().tag(sync=True)    # what the browser shows
     labels = traitlets.List().tag(sync=True)   # all there are
     error = ""                                 # why there is nothing to review, a sentence
+    example = None                             # the one that is shown
+    frame = pd.DataFrame()                     # what is suspected, by index
+    rows = ()                                  # what was decided
 
     def __init__(self,
         suspects: pd.DataFrame | str | Path,  # what `suspects` gives, or the folder of an audit or its suspects.csv
