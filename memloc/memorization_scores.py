@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['difference', 'count', 'drawn', 'Shared', 'Trial', 'memorization', 'influence']
 
-# %% ../nbs/34_memorization_scores.ipynb #4e5b7ebc
-import copy
+# %% ../nbs/34_memorization_scores.ipynb #486a5d51
 import hashlib
 import warnings
 from dataclasses import asdict, dataclass, replace
@@ -19,13 +18,12 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .anatomy import bare
-from .basics import Above0, Count, InputError, Least0, Seed, Several, Share, checked
+from .basics import Above0, Count, InputError, Least0, Several, Share, checked
 from .data import Examples, check_examples, subset
 from .files import Damaged, differences, identity, load_tensors, locked, read_json, save_tensors
 from .networks import foreign
-from .runs import Run
+from .runs import copied
 from .studies import environment, open_folder, plain_data, with_origin
-from .style import axes, colors, styled
 from .sweeps import compute_all
 from memloc.training import (
     Average,
@@ -47,14 +45,15 @@ def difference(
     m,        # how many there are
 ) -> tuple:   # share of the first group less that of the second, and its standard error; NaN where a group is empty
     "By how much one group of networks is right more often than another."
-    with np.errstate(invalid="ignore"): apart = right / n - other / m
-    variance = _variance(right, n) + _variance(other, m)
-    return apart, np.where(np.isnan(apart), np.nan, np.sqrt(variance))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        apart = right / n - other / m
+        error = np.sqrt(_variance(right, n) + _variance(other, m))
+    return apart, np.where(np.isnan(apart), np.nan, error)
 
 def _variance(right, n):
-    "Of a share, with one more that is right and one more that is wrong"
+    "Of a share, taken as if one more were right and one more wrong"
     share = (right + 1) / (n + 2)
-    return share * (1 - share) / (n + 2)
+    return share * (1 - share) / n
 
 # %% ../nbs/34_memorization_scores.ipynb #e0b88653
 def count(
@@ -113,7 +112,7 @@ def _right(net, examples, precision):
     said = predict(net, examples, precision=precision).argmax(1)
     return (said == examples.y.to(said.device)).cpu().numpy()
 
-# %% ../nbs/34_memorization_scores.ipynb #a63d0a77
+# %% ../nbs/34_memorization_scores.ipynb #fff2ef3f
 @dataclass(frozen=True, eq=False)
 class Shared:
     "What all networks have in common"
@@ -126,7 +125,7 @@ class Shared:
 
     def begin(self, seed):
         "A network before training"
-        if isinstance(self.network, nn.Module): return copy.deepcopy(self.network)
+        if isinstance(self.network, nn.Module): return copied(self.network)
         return self.network(seed=seed)
 
 @dataclass(frozen=True)
@@ -189,7 +188,7 @@ def _is_done(trial, about):
     try: return bool(_read(trial, about))
     except Damaged: return False
 
-# %% ../nbs/34_memorization_scores.ipynb #c0ca92c7
+# %% ../nbs/34_memorization_scores.ipynb #d9301a86
 @checked
 def memorization(
     train: Examples,              # whose labels, right or wrong, may be memorized
@@ -204,10 +203,11 @@ def memorization(
     ray: str | None = None,       # train on a Ray cluster: auto, or its address
     gpus_per_cell: Least0 = 0,    # to ask Ray for; a fraction shares one
     progress: bool = True,        # show a progress bar
-) -> pd.DataFrame:                # a row an example: index, origin, noisy (None where the truth is not known), score, error, seen, unseen, n_seen, n_unseen
+) -> pd.DataFrame:                # a row an example: index, origin, noisy, score, error, seen, unseen, n_seen, n_unseen
     """How much more often each example is given its label by networks that were trained with it (Feldman & Zhang 2020,
     section 2): `seen` is the share of these that give it, of `n_seen`, `unseen` that of the others, `score` the
-    difference in [-1, 1], `error` its standard error. NaN, and a warning, where all networks are of one kind.
+    difference in [-1, 1], `error` its standard error. `noisy` is None where the truth is not known; a score is NaN, and
+    there is a warning, where all networks or none were trained with an example.
 
     `InputError` for a folder of anything else, a network that cannot be trained on these examples, a fraction that
     leaves none in or out, and if a network could not be trained; the others stay."""
@@ -223,7 +223,7 @@ def memorization(
                          "the same call goes on with these")
     return _table(train, count(_read(trial, about)[:2] for trial in trials))
 
-# %% ../nbs/34_memorization_scores.ipynb #55070b4f
+# %% ../nbs/34_memorization_scores.ipynb #bc2be78e
 def _checked(train, test, network, recipe, fraction):
     "What the networks share, and what decides their bits; `InputError` if they cannot be trained"
     for examples in (train, test):
@@ -254,8 +254,8 @@ def _table(train, counts):
                           "n_seen": n, "n_unseen": m})
     missing = int(table.score.isna().sum())
     if missing:
-        warnings.warn(f"{missing} of {len(train)} examples were in all {n[0] + m[0]} subsets or in none, so their score "
-                      "is not known: ask for more subsets", stacklevel=3)
+        warnings.warn(f"{missing} of {len(train)} examples were in all {n[0] + m[0]} subsets or in none, so nothing is "
+                      "known of their scores: ask for more subsets", stacklevel=4)
     return with_origin(table, train)
 
 # %% ../nbs/34_memorization_scores.ipynb #acc54c5e

@@ -213,7 +213,7 @@ def on_ray(
         try: yield cell, ray.get(done)
         except ray.exceptions.RayError as e: yield cell, f"Ray gave it up: {on_one_line(cause(e))}"
 
-# %% ../nbs/06_sweeps.ipynb #1570b417
+# %% ../nbs/06_sweeps.ipynb #332d4063
 def compute_all(
     cells: list,              # as `compute` takes them, that are to be done
     out: Path,                # the folder of them all
