@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .anatomy import bare
-from .basics import Above0, Count, InputError, Least0, Seed, Several, Share, checked
+from .basics import Above0, Count, InputError, Least0, Seed, Several, Share, cause, checked
 from .data import Examples, check_examples, subset
 from .files import Damaged, differences, identity, load_tensors, locked, read_json, save_tensors
 from .networks import foreign
@@ -236,10 +236,7 @@ def _checked(train, test, network, recipe, fraction):
     if not 0 < round(fraction * n) < n:
         raise InputError(f"a fraction of {fraction} trains on {round(fraction * n)} of {n} examples, and some must be "
                          "in and some out: give one between 0 and 1")
-    if not isinstance(network, nn.Module) and not callable(network):
-        raise InputError(f"a {type(network).__name__} was given for the network: give a module, or a function that "
-                         "makes one, called with seed")
-    first = Shared(train, test, network, recipe, fraction, "").begin(0)
+    first = _first(Shared(train, test, network, recipe, fraction, ""))
     if getattr(first, "takes_index", False):
         raise InputError("the network is tied to its examples, and here it is trained on a part of them: give the one "
                          "that was tied, network.network")
@@ -247,6 +244,16 @@ def _checked(train, test, network, recipe, fraction):
     check_trainable(first, train.to(device()))
     about = _about(train, test, first, recipe, fraction)
     return Shared(train, test, network, recipe, fraction, identity(about)), about
+
+def _first(shared):
+    "A network before training; `InputError` if what was given is none, and makes none"
+    given = f"a {type(shared.network).__name__} was given for the network"
+    advice = "give a module, or a function that makes one, called with seed"
+    if not callable(shared.network): raise InputError(f"{given}: {advice}")
+    try: first = shared.begin(0)
+    except TypeError as e: raise InputError(f"{given} and makes none ({cause(e)}): {advice}") from e
+    if isinstance(first, nn.Module): return first
+    raise InputError(f"{given} and makes a {type(first).__name__}: {advice}")
 
 def _table(train, counts):
     "A row an example"
