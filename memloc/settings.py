@@ -19,6 +19,7 @@ from typing import Annotated, ClassVar, Literal, get_args, get_origin, get_type_
 from tyro.conf import Positional, Suppress, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
+import memloc
 from memloc.basics import (
     Above0,
     Below1,
@@ -148,6 +149,10 @@ class Settings:
     def command(self) -> str:
         "The command whose settings these are."
         return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", type(self).__name__).lower()
+
+    def do(self):
+        "Call the command's function with these settings."
+        return getattr(memloc, self.command)(**{f.name: getattr(self, f.name) for f in fields(self)})
 
 # %% ../nbs/settings.ipynb #d9c69512
 @checked
