@@ -8,6 +8,7 @@ __all__ = ['of_layers', 'of_neurons', 'of_dropout', 'of_fitting', 'of_dissection
            'plot_what_holds']
 
 # %% ../nbs/40_verdicts.ipynb #3180f5b0
+import math
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -277,13 +278,17 @@ def plot_verdicts(
     tables: dict,   # of `stored_rows`
     ax=None,        # axes to draw on, one a claim that was measured
 ):
-    "What was measured for each claim, over settings and seeds, and where it holds. Returns the array of axes."
+    "What was measured for each claim, over settings and seeds, and where it holds, four panels a row. Returns them."
     found = {claim: rows for claim in claims if len(rows := measured(claim, tables))}
     settings = list(dict.fromkeys(name for rows in found.values() for name in rows.setting))
-    size = (3.4 + 1.8 * len(found), 1.3 + .3 * len(settings))
-    panels = np.ravel(axes(ax, ncols=len(found), figsize=size, sharey=True, squeeze=False))
-    for panel, (claim, rows) in zip(panels, found.items(), strict=True): _draw_claim(panel, claim, rows, settings)
-    panels[0].set_yticks(range(len(settings)), settings, fontsize=8, parse_math=False)
+    across = min(4, len(found))
+    down = math.ceil(len(found) / across)
+    size = (2.6 + 2.2 * across, down * (1.1 + .38 * len(settings)))
+    panels = np.ravel(axes(ax, nrows=down, ncols=across, figsize=size, sharey=True, squeeze=False))
+    for panel, (claim, rows) in zip(panels, found.items(), strict=False): _draw_claim(panel, claim, rows, settings)
+    for panel in panels[len(found):]: panel.set_visible(False)
+    named = [textwrap.fill(name, 36) for name in settings]
+    panels[0].set_yticks(range(len(settings)), named, parse_math=False)
     panels[0].set_ylim(len(settings) - .5, -.5)
     return panels
 
@@ -301,7 +306,7 @@ def _draw_claim(panel, claim, rows, settings):
     if claim.most is not None: panel.axvspan(claim.most, high, color="#EEEEEE")
     panel.set_xlim(low, high)
     panel.set_title(f"{claim.name}\n{textwrap.fill(claim.measured, 28)}", fontsize=8, parse_math=False)
-    panel.tick_params(axis="x", labelsize=8)
+    panel.tick_params(labelsize=7)
 
 # %% ../nbs/40_verdicts.ipynb #95221873
 def what_holds(
