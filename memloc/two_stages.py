@@ -272,16 +272,19 @@ class DropoutTwoStages(_InTwoStages):
             some = f"{percent(float(noise))} wrong labels" if float(noise) else "wrong labels as they came"
             yield f"{some}: when it learns first and memorizes then, {_in_words(found)}."
 
-    def figures(self, lab, section, tables):
-        for noise in section: yield self._figure(noise, tables, plot_modes)
+    def figures(self, lab, section, tables): return self._figures(section, tables, plot_modes)
 
     def over_seeds(self, frames):
         names = [name for name in frames if name.startswith("two-stages-")]
-        for name in names: yield self._figure(name.removeprefix("two-stages-"), frames, plot_spread)
+        return self._figures([name.removeprefix("two-stages-") for name in names], frames, plot_spread)
 
-    def _figure(self, noise, tables, plot):
-        others = tables[f"comparison-{noise}"]
-        both = beside_plain(others[others["mode"] == "plain network"], tables[f"two-stages-{noise}"])
-        return Figure(f"two-stages-{noise}", f"{percent(float(noise))} wrong labels: both stages", _caption, plot(both))
+    def _figures(self, noises, tables, plot):
+        caption = _caption
+        for noise in noises:
+            others = tables[f"comparison-{noise}"]
+            both = beside_plain(others[others["mode"] == "plain network"], tables[f"two-stages-{noise}"])
+            heading = f"{percent(float(noise))} wrong labels: both stages"
+            yield Figure(f"two-stages-{noise}", heading, caption, plot(both))
+            caption = ""                                                                # said once
 
     def findings(self, section, tables): return _numbers(section[next(iter(section))])
