@@ -91,12 +91,16 @@ def _by_name(column, classes):
     return column
 
 # %% ../nbs/33_review.ipynb #33e00010
-def _file(suspects):
-    "The suspects.csv of an audit, from it or its folder"
-    path = Path(suspects)
-    if path.is_dir(): path = path / "suspects.csv"
+def _table_in(given, name, advice):
+    "A table, from its path or the folder that has it under this name"
+    path = Path(given)
+    if path.is_dir(): path = path / name
     if path.is_file(): return path
-    raise InputError(f"{path} is not there: give the folder that memloc audit has written, or what suspects gives")
+    raise InputError(f"{path} is not there: {advice}")
+
+def _file(suspects):
+    "The suspects.csv of an audit"
+    return _table_in(suspects, "suspects.csv", "give the folder that memloc audit has written, or what suspects gives")
 
 def _neighbours(suspects, train, frame, net):
     "{example: the nearest of its given class, and of the one that the network says}; -1 where there is none"
@@ -493,6 +497,8 @@ def _repr_mimebundle_(self: Review, **kwargs):
     return {**data, "image/png": base64.b64encode(self._png()).decode()}, about
 
 # %% ../nbs/33_review.ipynb #33e00055
+_advice = "give a review, or the table in which it has kept its decisions"
+
 def apply(
     review: Review | str | Path,  # a review, its table of decisions, or the folder that has it as review.csv
     train: Examples,              # what was reviewed, as it was
@@ -503,7 +509,7 @@ def apply(
         review._check_open()
         _check_data(review.path, {review.data}, train)
         decided = review.decisions
-    else: decided = _read(_decided_in(review), train)
+    else: decided = _read(_table_in(review, "review.csv", _advice), train)
     last = decided.drop_duplicates("index", keep="last")
     new = last[last.decision == "relabel"]
     y = train.y.clone()
@@ -513,13 +519,6 @@ def apply(
     return subset(replace(train, y=y), keep)
 
 def _index(rows): return torch.tensor(rows["index"].to_numpy(dtype=int))
-
-def _decided_in(review):
-    "A table of decisions, from it or its folder"
-    path = Path(review)
-    if path.is_dir(): path = path / "review.csv"
-    if path.is_file(): return path
-    raise InputError(f"{path} is not there: give a review, or the table in which it has kept its decisions")
 
 # %% ../nbs/33_review.ipynb #33e00061
 def write_labels(

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from .basics import InputError
-from .report import median_range, spread_of
+from .studies import say_all
 from .style import axes, styled
 
 # %% ../nbs/40_verdicts.ipynb #7340bdcf
@@ -247,13 +247,9 @@ def judged(
     rows = []
     for claim in claims:
         for setting, found in measured(claim, tables).groupby("setting", sort=False):
-            value = _say(found.value)
-            rows.append({"claim": claim.name, "setting": setting, "value": value, "verdict": verdict(found.holds)})
+            told = {"value": say_all(found.value), "verdict": verdict(found.holds)}
+            rows.append({"claim": claim.name, "setting": setting} | told)
     return pd.DataFrame(rows, columns=["claim", "setting", "value", "verdict"])
-
-def _say(values):
-    "Median (least to greatest, of several seeds)"
-    return median_range(spread_of(values.tolist()), ".3g") if len(values) > 1 else f"{values.iloc[0]:.3g}"
 
 def side_by_side(
     table: pd.DataFrame,  # of `judged`
