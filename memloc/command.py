@@ -22,11 +22,23 @@ import tyro
 
 import memloc
 from .basics import InputError, choose, on_one_line
-from .settings import Audit, Bench, CompareMethods, Dissect, Dropout, Study, Sweep, is_axis, parts_of, settings_of
+from memloc.settings import (
+    Audit,
+    Bench,
+    CompareMethods,
+    Dissect,
+    Dropout,
+    Findings,
+    Study,
+    Sweep,
+    is_axis,
+    parts_of,
+    settings_of,
+)
 
 # %% ../nbs/command.ipynb #41cc4e78
 commands = {"study": Study, "dropout": Dropout, "dissect": Dissect, "audit": Audit, "compare-methods": CompareMethods,
-            "sweep": Sweep, "bench": Bench}
+            "sweep": Sweep, "findings": Findings, "bench": Bench}
 about = ("See, measure and control what a neural network has memorized. "
          "memloc COMMAND --help shows what a command can be asked for.")
 

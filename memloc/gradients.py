@@ -169,6 +169,7 @@ class StudyGradients(Part):
         "share_least": "  the same, the layer with the least",
         "cosine": "cosine of clean and noisy gradient while memorizing, mean over layers",
         "cosine_weakest": "  the same, the layer with the weakest",
+        "cosine_throughout": "  the mean over layers, in the epoch in which it is highest",
     }
 
     def observers(self, lab): return [GradientAccounting()]
@@ -182,19 +183,23 @@ class StudyGradients(Part):
         return section, {"gradients": frame}
 
 # %% ../nbs/10_gradients.ipynb #355f11f7
+def _table(section, name):
+    "A table of the section: a row an epoch, a column a layer"
+    return pd.DataFrame(section[name], index=section["epochs"], columns=section["layers"], dtype=float)
+
 def _during(section, name, span):
     "The mean over a span of epochs of a table of the section, by layer"
-    table = pd.DataFrame(section[name], index=section["epochs"], columns=section["layers"], dtype=float)
     first, last = span
-    return table.loc[first:last].mean()
+    return _table(section, name).loc[first:last].mean()
 
 @patch
 def findings(self: StudyGradients, section, tables):
     span = memorized_during(tables["history"])
     share = _during(section, "noisy_share", span)
     cosine = _during(section, "cosine", span)
-    return {"share": share.mean(), "share_least": share.min(),
-            "cosine": cosine.mean(), "cosine_weakest": cosine.max()}
+    throughout = _table(section, "cosine").mean(axis=1)
+    return {"share": share.mean(), "share_least": share.min(), "cosine": cosine.mean(),
+            "cosine_weakest": cosine.max(), "cosine_throughout": throughout.max()}
 
 # %% ../nbs/10_gradients.ipynb #f1589700
 @patch

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['Seeds', 'PresetInt', 'PresetFloat', 'PresetSeveral', 'PictureSize', 'PresetName', 'Folder', 'SweepFolder',
-           'RayAddress', 'PrintOnly', 'NetworkName', 'PerChannel', 'Rival', 'Method', 'part_name', 'parts_of',
-           'seeds_of', 'each_once', 'short_name', 'Settings', 'NetworkSettings', 'TiedSettings', 'stored', 'defaults',
-           'all_parts', 'Study', 'Dropout', 'Dissect', 'Audit', 'CompareMethods', 'Bench', 'settings_of', 'is_axis',
-           'Sweep']
+           'RayAddress', 'RowsFolder', 'CheckFolder', 'PrintOnly', 'NetworkName', 'PerChannel', 'Rival', 'Method',
+           'part_name', 'parts_of', 'seeds_of', 'each_once', 'short_name', 'Settings', 'NetworkSettings',
+           'TiedSettings', 'stored', 'defaults', 'all_parts', 'Study', 'Dropout', 'Dissect', 'Audit', 'CompareMethods',
+           'Bench', 'settings_of', 'is_axis', 'Sweep', 'command_line', 'Findings']
 
 # %% ../nbs/settings.ipynb #fe31e58c
 import re
+import shlex
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -103,6 +104,8 @@ PresetName = Annotated[Literal["smoke", "laptop", "paper"] | None,
 Folder = Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: runs/ and the name of the data)")]
 SweepFolder = Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: runs/sweep-COMMAND)")]
 RayAddress = Annotated[str | None, arg(metavar="ADDRESS", help_behavior_hint="(default: this machine alone)")]
+RowsFolder = Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: results in --out)")]
+CheckFolder = Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: none)")]
 PrintOnly = Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: print only)")]
 NetworkName = Annotated[str, arg(metavar="NAME")]
 PerChannel = Annotated[tuple[float, ...] | None, PrimitiveConstructorSpec(
@@ -371,3 +374,41 @@ class Sweep:
     out: SweepFolder = None    # folder of them all
     progress: bool = True      # show a progress bar
     options: Suppress[dict] = field(default_factory=dict)   # of the command: {setting: value, or several}
+
+# %% ../nbs/settings.ipynb #c6adc201
+def command_line(
+    settings: Settings,  # of a command
+) -> str:                # without where its results go
+    "What to type for a study like this one."
+    usual = type(settings)()
+    said = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name not in ("out", "progress")}
+    words = [word for name, value in said.items() if value != getattr(usual, name) for word in _option(name, value)]
+    return shlex.join(["memloc", settings.command, *words])
+
+def _option(name, value):
+    "An option with its values"
+    name = name.replace("_", "-")
+    if isinstance(value, bool): return [f"--{name}" if value else f"--no-{name}"]
+    return [f"--{name}", *map(str, value if isinstance(value, tuple) else [value])]
+
+# %% ../nbs/settings.ipynb #5a7e1e90
+@checked
+@dataclass(frozen=True)
+class Findings:
+    "Do the studies by which the papers' claims are judged, one after the other, and say which claims hold."
+    usage: ClassVar[dict] = {
+        "memloc findings --workers 2":
+            "some days of two cores, what is worth most first; what was stopped goes on",
+        "memloc findings --preset paper --ray auto --gpus-per-cell .5":
+            "the papers' sizes on a Ray cluster, two studies a GPU; Ray is installed with memloc[ray]",
+    }
+    preset: PresetName = None   # size of it all: minutes, days, or days of a GPU
+    cifar10: str = "cifar10"    # what to take for CIFAR-10 at the papers' sizes, such as an .npz
+    results: RowsFolder = None  # folder of stored rows, to add to
+    check: CheckFolder = None   # compare with the rows in this folder as well
+    workers: Count = 1          # studies at a time, each in a process of its own
+    threads: Count = 1          # of each of them
+    ray: RayAddress = None      # do them on a Ray cluster: auto, or its address
+    gpus_per_cell: Least0 = 0   # GPUs to ask Ray for, by study; a fraction shares one
+    out: Path = Path("runs/findings")  # folder of the studies
+    progress: bool = True       # show a progress bar

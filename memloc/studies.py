@@ -6,7 +6,7 @@
 __all__ = ['Part', 'load_part', 'wanted_parts', 'read_data', 'noisy_data', 'check_noise', 'width_of', 'make_network', 'Lab',
            'asked_by_name', 'data_name', 'what_trained', 'lies', 'open_folder', 'is_empty', 'refuse_other', 'commit_of',
            'environment', 'run_parts', 'with_origin', 'plain_data', 'read_results', 'read_tables', 'write_report',
-           'sketch_of', 'StudyTraining', 'memorized', 'on_test', 'findings', 'claims', 'say_all', 'conduct', 'gather',
+           'sketch_of', 'StudyTraining', 'memorized', 'on_test', 'found_in', 'claims', 'say_all', 'conduct', 'gather',
            'lab_of', 'summarise', 'study']
 
 # %% ../nbs/05_studies.ipynb #6a9d958f
@@ -650,7 +650,7 @@ def figures(self: StudyTraining, lab, section, tables):
         plot_history(tables["history"]))
 
 # %% ../nbs/05_studies.ipynb #204d63da
-def findings(
+def found_in(
     out: str | Path,  # folder of a study
 ) -> pd.Series:       # what was studied (data, examples, network, width, noise, ...), then what its parts found
     "The findings of one study, by which the claims of a paper stand or fall."
@@ -661,7 +661,7 @@ def findings(
 
 # %% ../nbs/05_studies.ipynb #3c0a6366
 def claims(
-    rows: pd.DataFrame,      # of `findings`, a row a study
+    rows: pd.DataFrame,      # of `found_in`, a row a study
     command: str = "study",  # whose
     by: str | None = None,   # column that says what stands side by side; data, size and network if None
 ) -> pd.DataFrame:           # a row a finding, a column what is compared: median (least to greatest) over seeds
@@ -753,7 +753,7 @@ def summarise(
     "Write summary.json, findings.csv and one report with the spread over seeds."
     first = results[0]
     parts = [part for part in parts if all(part.name in each for each in results)]
-    found = pd.DataFrame([findings(out / f"seed-{seed}") for seed in seeds])
+    found = pd.DataFrame([found_in(out / f"seed-{seed}") for seed in seeds])
     gains = {k: text for k, text in _gains(first, parts).items() if k in found}
     apart = {"seed", "environment", "tables", "findings", "story", *first["parts"]}
     same = {k: v for k, v in first.items() if k not in apart} | {"parts": first["parts"]}

@@ -31,7 +31,7 @@ from .report import Figure, write_page
 from .settings import Settings, each_once, is_axis, settings_of, short_name, stored
 from memloc.studies import (
     claims,
-    findings,
+    found_in,
     gather,
     lab_of,
     open_folder,
@@ -296,7 +296,7 @@ def _table(studies, failed):
         for cell in cells(study):
             along = {k: getattr(cell, k) for k in axes}
             about = {"study": name, "failed": failed.get(cell.out, ""), **along, "seed": cell.seeds[0]}
-            rows.append(about | (dict(findings(cell.out)) if is_finished(cell) else {}))
+            rows.append(about | (dict(found_in(cell.out)) if is_finished(cell) else {}))
     return pd.DataFrame(rows)
 
 def _axes_of(studies):

@@ -112,7 +112,9 @@ FUNCTIONS = {
     "contest": {"noises": ([], [1.], [nan], [.1, .1]), "kind": NAME, "seeds": ([], [2**32], [0, 0], [1.5]),
                 "methods": ([], ["nothing"])},
     "rankings": {"methods": (["nothing"],)},
-    "findings": {"out": ("nothing", "a\nb")},
+    "found_in": {"out": ("nothing", "a\nb")},
+    "findings": {"preset": ("huge", "Smoke"), "workers": COUNT, "threads": COUNT, "gpus_per_cell": LEAST0,
+                 "out": ("a file",)},
     "memorization": {"network": ("nothing", 3), "subsets": (0, 1, 1.5, nan), "fraction": (*SHARE, 0., 1.),
                      "workers": COUNT, "threads": COUNT, "gpus_per_cell": LEAST0, "out": ("a file", "a folder")},
     "influence": {"out": ("nothing", "a\nb", "a folder"), "least": (*SHARE, 0.)},
@@ -143,6 +145,7 @@ COMMANDS = {
     "compare-methods": ALL | {
         "--noise": (*NOISES, ("0.1", "0.1"), ()), "--kind": ("nothing",), "--methods": ("nothing", ()),
         "--network": ("nothing",)},
+    "findings": {"--workers": NUMBERS, "--threads": NUMBERS, "--gpus-per-cell": ("-1", "some"), "--preset": ("huge",)},
     "bench": {"--rounds": NUMBERS, "--preset": ("huge",), "--out": ("a file",)},
 }
 SECONDS = int(os.environ.get("MEMLOC_SECONDS", 20))                           # in which to refuse
