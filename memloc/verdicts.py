@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['of_layers', 'of_neurons', 'of_dropout', 'of_fitting', 'of_dissection', 'claims_of_papers', 'kinds_of_rows', 'Claim',
-           'stored_rows', 'measured', 'verdict', 'judged', 'side_by_side', 'in_words', 'plot_verdicts', 'what_holds',
-           'plot_what_holds', 'plan', 'rows_of', 'Measurement', 'findings', 'planned', 'departures']
+           'stored_rows', 'measured', 'verdict', 'judged', 'side_by_side', 'in_words', 'plot_verdicts', 'over_data',
+           'plot_over_data', 'plot_gradients', 'what_holds', 'plot_what_holds', 'plan', 'rows_of', 'tables_of',
+           'Measurement', 'findings', 'planned', 'departures']
 
 # %% ../nbs/40_verdicts.ipynb #3180f5b0
 import math
@@ -21,6 +22,7 @@ import pandas as pd
 
 from .basics import Count, InputError, Least0, checked
 from .files import locked, write_table
+from .gradients import plot_cosines, plot_norms
 from .settings import Dissect, Dropout, Settings, Study, command_line, short_name
 from .studies import data_name, found_in, read_results, read_tables, say_all
 from .style import axes, styled
@@ -322,6 +324,39 @@ def _draw_claim(panel, claim, rows, settings):
     panel.set_title(f"{claim.name}\n{textwrap.fill(claim.measured, 28)}", fontsize=8, parse_math=False)
     panel.tick_params(labelsize=7)
 
+# %% ../nbs/40_verdicts.ipynb #52a89eba
+def over_data(
+    kind: str,                       # gradients, rewinding or retraining
+    folder: str | Path = "results",  # of stored tables
+) -> dict:                           # {data, examples and network: DataFrame}
+    "What a probe of layers has measured, all layers and epochs of the first seed; `InputError` if nothing is stored."
+    file = Path(folder) / f"{kind}.csv"
+    if not file.is_file(): raise InputError(f"{folder} has no {kind}.csv: memloc findings --results {folder} makes it")
+    return dict(list(_named(pd.read_csv(file)).groupby("brief", sort=False)))
+
+@styled
+def plot_over_data(
+    frames: dict,   # of `over_data`
+    draw,           # what draws one frame, on two axes: `plot_rewinding`, `plot_retraining` or `plot_gradients`
+    ax=None,        # axes to draw on, two rows of as many as there are frames
+):
+    "What a probe of layers shows on each data set, a column each. Returns the axes."
+    size = (4.8 * len(frames), 5.6)
+    grid = np.reshape(axes(ax, nrows=2, ncols=len(frames), figsize=size, squeeze=False), (2, -1))
+    for column, (brief, frame) in zip(grid.T, frames.items(), strict=True):
+        draw(frame, ax=column)
+        for panel in column: panel.set_title(f"{brief}\n{panel.get_title('left')}", fontsize=9, parse_math=False)
+    return grid
+
+def plot_gradients(
+    frame: pd.DataFrame,  # of `over_data`
+    ax,                   # two axes to draw on
+):
+    "Norms while wrong labels are memorized, and cosines over all epochs."
+    first = frame.iloc[0]
+    plot_norms(frame, (first.memorized_from, first.memorized_to), ax[0])
+    plot_cosines(frame, ax[1])
+
 # %% ../nbs/40_verdicts.ipynb #95221873
 def what_holds(
     tables: dict,      # of `stored_rows`
@@ -380,13 +415,12 @@ def _plans(cifar10):
     return {
         "smoke": [Study(), Dropout(noise=(.1,), parts=("comparison",)), Dissect()],
         "laptop": [
-            *(three(Study, **data, parts=("two_stages",)) for data in (mnist, exact)),
+            *(three(Study, **data, parts=("two_stages",)) for data in (exact, mnist)),
+            three(Study), *(three(Study, **data, parts=_probes) for data in (exact, mnist)),
             three(Dissect, data="cifar10-exact", examples=2000, epochs=60),
             *(three(Study, network=name, width=.25, parts=("retraining",)) for name in ("vit", "resnet50")),
             three(Dissect, data="mnist", examples=2000),
-            three(Study), three(Dissect), compared(),
-            *(compared(**data) for data in (exact, mnist)),
-            *(three(Study, **data, parts=_probes) for data in (exact, mnist)),
+            three(Dissect), compared(), *(compared(**data) for data in (exact, mnist)),
         ],
         "paper": [
             three(Study, data=cifar10),
@@ -425,6 +459,18 @@ def _compared(settings, results):
     return rows[[*about, "noise", "network", "clean", "noisy", "test"]]
 
 # %% ../nbs/40_verdicts.ipynb #418d4fd9
+_of_layers = ("gradients", "rewinding", "retraining")        # tables that are stored as well, of the first seed
+
+def tables_of(
+    settings,   # of a study of one seed, which is finished
+    row,        # of `rows_of`
+) -> dict:      # {name: DataFrame}
+    "What its probes of layers have measured, with what tells studies apart."
+    if settings.command != "study" or settings.seeds != (0,): return {}
+    about = ["data", "examples", "network", "width", "memorized_from", "memorized_to", "command", "commit"]
+    found = read_tables(settings.out)
+    return {name: found[name].round(4).assign(**row[about].iloc[0]) for name in _of_layers if name in found}
+
 @dataclass(frozen=True)
 class Measurement:
     "A study that leaves rows; a cell for the engines of sweeps"
@@ -444,16 +490,20 @@ class Measurement:
         self.settings.do()
         rows = rows_of(self.settings)
         with locked(self.results, patience=60):
-            others = self._stored(ours=False)
-            write_table(self.file, rows if others.empty else pd.concat([others, rows]))
+            for name, table in tables_of(self.settings, rows).items(): self._add(self.results / f"{name}.csv", table)
+            self._add(self.file, rows)
+
+    def _add(self, file, rows):
+        others = self._stored(file, ours=False)
+        write_table(file, rows if others.empty else pd.concat([others, rows]))
 
     def is_done(self):
         "Whether the study is finished and its rows are stored"
-        return is_finished(self.settings) and len(self._stored(ours=True))
+        return is_finished(self.settings) and len(self._stored(self.file, ours=True))
 
-    def _stored(self, ours):
-        "What is stored of this study, or of all others"
-        rows = pd.read_csv(self.file) if self.file.exists() else pd.DataFrame()
+    def _stored(self, file, ours):
+        "What a file has of this study, or of all others"
+        rows = pd.read_csv(file) if file.exists() else pd.DataFrame()
         said = rows.get("command", pd.Series("", rows.index))               # older rows do not say how they were made
         return rows[(said == command_line(self.settings)) == ours]
 
