@@ -1,6 +1,6 @@
 "The explorers in a real browser: JupyterLab on this machine, chromium, every control moved with mouse and keyboard."
 import html
-import io
+import json
 import os
 import re
 import secrets
@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from nbconvert import HTMLExporter
-from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from memloc.data import add_label_noise, load, sample
@@ -115,9 +114,7 @@ def browser():
 
 WATCH = """() => {
     const began = () => { window.began = performance.now(); window.changed = 0; };
-    const loaded = e => { if (e.target.alt && !window.changed) window.changed = performance.now(); };
     for (const event of ["keydown", "pointerdown", "change"]) document.addEventListener(event, began, true);
-    document.addEventListener("load", loaded, true);
 }"""
 
 
@@ -172,10 +169,21 @@ def until(done, seconds, sentence):
         time.sleep(.05)
 
 
-PNG = """async alt => {
-    const response = await fetch(document.querySelector(`img[alt="${alt}"]`).src);
-    return [...new Uint8Array(await response.arrayBuffer())];
+# A change is seen when plotly has drawn and the browser has shown it.
+FOLLOW = """figure => figure.on("plotly_afterplot", () => requestAnimationFrame(() => {
+    if (!window.changed) window.changed = performance.now();
+}))"""
+PLACE = """(figure, [name, x, y]) => {
+    const trace = figure._fullData.find(trace => trace.meta === name);
+    const [across, down] = ["x", "y"].map(letter => {
+        return figure._fullLayout[trace[`${letter}axis`].replace(letter, `${letter}axis`)];
+    });
+    const box = figure.getBoundingClientRect();
+    return [box.left + across._offset + across.c2p(across.d2c(x)), box.top + down._offset + down.c2p(down.d2c(y))];
 }"""
+DRAWN = """figure => JSON.stringify({ data: figure.data, notes: figure.layout.annotations }, (key, value) => {
+    return ArrayBuffer.isView(value) ? Array.from(value) : value;
+})"""
 
 
 class Shown:
@@ -184,11 +192,11 @@ class Shown:
         first = next(iter(own.state))
         self.page = page
         self.own = own
-        self.picture = page.locator(f"{OUTPUT} img[alt^='{first} ']")
-        self.root = page.locator(OUTPUT, has=page.locator(f"img[alt^='{first} ']"))
+        self.root, self.words, self.figure = found(page, first)
         self.times = {}
-        assert self.picture.count() == 1
-        self.root.scroll_into_view_if_needed()
+        assert self.words.count() == 1
+        self.root.evaluate("e => e.scrollIntoView()")
+        self.figure.evaluate(FOLLOW)
 
     def control(self, kind, label):
         return self.root.locator(f".widget-{kind}", has=self.page.get_by_text(label, exact=True))
@@ -198,7 +206,7 @@ class Shown:
     def number(self, label): return self.control("text", label).locator("input")
     def button(self, name): return self.root.get_by_role("button", name=name, exact=True)
     def play(self): return self.root.locator(".widget-play button").first
-    def alt(self): return self.picture.get_attribute("alt")
+    def alt(self): return self.words.get_attribute("aria-label")
     def value(self, name): return re.search(rf"(?:^|, ){name} (.*?)(?:, \w+ |$)", self.alt())[1]
     def says(self, *numbers): return all(number in self.root.inner_text() for number in numbers)
 
@@ -212,7 +220,7 @@ class Shown:
 
     def press(self, what, key): self.after(what, lambda: self.page.keyboard.press(key))
     def push(self, what, name): self.after(what, lambda: self.button(name).click())
-    def hit(self, what, ax, x, y): self.after(what, lambda: self.click(ax, x, y))
+    def hit(self, what, trace, x, y): self.after(what, lambda: self.click(trace, x, y))
     def choose(self, what, label, option): self.after(what, lambda: self.dropdown(label).select_option(option))
 
     def home(self, label):
@@ -221,14 +229,20 @@ class Shown:
         self.page.keyboard.press("Home")
         time.sleep(.5)
 
-    def click(self, ax, x, y):
-        "Click at a point of some axes of the picture"
-        box = self.picture.bounding_box()
-        size = self.own.figure.bbox
-        px, py = ax.transData.transform((x, y))
-        across = px / size.width * box["width"]
-        down = (1 - py / size.height) * box["height"]
-        self.picture.click(position={"x": across, "y": down})
+    def point(self, trace, x, y):
+        "Put the pointer on a point of a trace; where that is"
+        at = self.figure.evaluate(PLACE, [trace, x, y])
+        self.page.mouse.move(at[0] + 2, at[1])
+        self.page.mouse.move(*at)
+        time.sleep(.2)                                   # plotly looks what is there a little later
+        return at
+
+    def click(self, trace, x, y): self.page.mouse.click(*self.point(trace, x, y))
+
+    def under(self, trace, x, y):
+        "What is said of a point when the pointer is on it"
+        self.point(trace, x, y)
+        return " ".join(self.figure.locator(".hoverlayer text").all_inner_texts())
 
     def drag(self, label, share):
         "Drag a slider's handle to a share of its length"
@@ -245,22 +259,47 @@ class Shown:
         self.after("play", lambda: self.play().click())
         until(done, seconds, sentence)
 
-    def same(self):
-        "Whether words and pixels of the picture are the library's"
-        if self.alt() != self.own.picture.alt: return False
-        return np.abs(self.pixels() - pixels(self.own.picture.png)).mean() < .1
+    def drawn(self):
+        "What the browser has drawn: {trace: its parts} and the texts"
+        found = json.loads(self.figure.evaluate(DRAWN))
+        return [*found["data"], *found["notes"]]
+
+    def differs(self):
+        "What the browser shows otherwise than the library would; empty if nothing"
+        if self.alt() != html.unescape(self.own._in_words()): return self.alt(), self.own._in_words()
+        figure = self.own.figure.to_plotly_json()
+        ours = [*figure["data"], *figure["layout"]["annotations"]]
+        theirs = self.drawn()
+        if len(ours) != len(theirs): return len(ours), len(theirs)
+        for mine, other in zip(ours, theirs, strict=True):
+            for key in ("x", "y", "z", "text", "source", "marker"):
+                if not alike(mine.get(key), other.get(key)): return mine.get("meta"), key, mine.get(key), other.get(key)
+        return ()
 
     def check(self):
-        "Numbers and picture are what the library makes of the same state"
+        "Numbers and figure are what the library makes of the same state"
         self.own.wait()
-        until(self.same, 10, lambda: f"the browser shows {self.alt()}, and the library says {self.own.picture.alt}")
-        said = self.root.locator(".widget-html-content").first.inner_text()
+        until(lambda: not self.differs(), 10, lambda: f"shown and of the library: {self.differs()}")
+        said = self.words.inner_text()
         assert said.split() == plain(self.own.caption.value).split()
 
-    def pixels(self): return pixels(bytes(self.page.evaluate(PNG, self.alt())))
+
+def found(page, first):
+    "Output, words and figure of the explorer whose state begins with this"
+    words = page.locator(f"[role=img][aria-label^='{first} ']")
+    root = page.locator(OUTPUT, has=words)
+    return root, words, root.locator(".js-plotly-plot")
 
 
-def pixels(png): return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(float)
+def alike(ours, theirs):
+    "Whether two values are the same; numbers to six digits, and what is not known is as good as nothing"
+    if isinstance(ours, np.ndarray): ours = ours.tolist()
+    if isinstance(ours, dict): return all(alike(ours[key], (theirs or {}).get(key)) for key in ours)
+    if isinstance(ours, (list, tuple)): return len(ours) == len(theirs) and all(map(alike, ours, theirs))
+    if isinstance(ours, float): return theirs is None if ours != ours else abs(ours - theirs) < 1e-6
+    return ours == theirs
+
+
 def plain(text): return html.unescape(re.sub("<[^>]*>", "", text))
 
 
@@ -321,9 +360,14 @@ def test_rewind(page, runs, data, report):
     own.show = "lost"
     s.check()
     for x, y in ((1, 3), (2, 0), (0, 8)):
-        s.hit("map, click", own.marks[1].axes, x, y)
-        own.set(layer=own.choices["layer"][y], epoch=own.choices["epoch"][x])
+        layer, epoch = own.choices["layer"][y], own.choices["epoch"][x]
+        assert f"{layer}, epoch {epoch}: {frame.loc[(layer, epoch)].noisy:.3f}" in s.under("noisy", str(epoch), layer)
+        s.hit("map, click", "noisy", str(epoch), layer)
+        own.set(layer=layer, epoch=epoch)
         s.check()
+    s.hit("curve, click", "clean curve", 3, float(own._trace("clean curve").y[3]))
+    own.epoch = 3
+    s.check()
     s.after("epoch, drag", lambda: s.drag("back to epoch", .5))
     time.sleep(1)
     own.epoch = int(s.value("epoch"))
@@ -351,7 +395,7 @@ def test_gradients(page, runs, size, data, report):
     rows = accounting.frame[accounting.frame.epoch == 5]
     assert s.says(f"{rows.clean_norm.mean():.3f}", f"{rows.cosine.astype(float).mean():.2f}")
     for epoch in (2, 6):
-        s.hit("curves, click", own.marks[1].axes, epoch, 0)
+        s.hit("curves, click", "cosine curve", epoch, float(own._trace("cosine curve").y[epoch - 1]))
         own.epoch = epoch
         s.check()
     s.after("epoch, drag", lambda: s.drag("epoch", 0))
@@ -388,9 +432,7 @@ def test_neurons(apart, page, runs, data, report):
     own = s.own
     model = Run(runs / "gradients").model()
     for group, k in (("clean", 2), ("noisy", 0), ("clean", 0)):
-        gallery = own.galleries[group]
-        x = gallery.wide * (k + .4)
-        s.hit("example, click", gallery.ax, x, gallery.high / 2)
+        s.hit("example, click", group, float(own._trace(group).x[k]), 5)
         own.example = own.offered[group][k]
         s.check()
     names = own.removed[own.example]
@@ -405,7 +447,7 @@ def test_neurons(apart, page, runs, data, report):
     accuracy = accuracy_without(model, train, gone)
     assert s.says(*(f"{v:.3f}" for v in (said[train.y[own.example]], *accuracy.values())))
     for name in (("conv1", 1), ("conv4", 0), ("conv1", 1)):
-        s.hit("neuron, click", own.cells.axes, *own.place[name])
+        s.hit("neuron, click", "neurons", *own.place[name])
         settled(s)
         own._point(name)
         settled(s)
@@ -426,7 +468,7 @@ def test_neurons(apart, page, runs, data, report):
     s.push("undo, click", "undo switches")
     own.off = tuple(gone)
     s.check()
-    s.hit("removals, click", own.now.axes, 0, 2)
+    s.hit("removals, click", "course", "0", "2")
     own.step = 0
     s.check()
     right = predict(model, train).argmax(1) == train.y
@@ -469,8 +511,9 @@ def test_dropout(page, runs, data, report):
     changed = mode_answers(tied, train).eval("dropped != own").values & train.noisy.numpy()
     assert int(s.value("noisy_changed")) == changed.sum()
     for x, y in ((0, 0), (1, 1), (0, 1)):
-        s.hit("map, click", own.marks[1].axes, x, y)
-        own.set(p_gen=own.choices["p_gen"][y], p_mem=own.choices["p_mem"][x])
+        p_gen, p_mem = own.choices["p_gen"][y], own.choices["p_mem"][x]
+        s.hit("map, click", "noisy map", str(p_mem), str(p_gen))
+        own.set(p_gen=p_gen, p_mem=p_mem)
         s.check()
     s.after("p_gen, drag", lambda: s.drag("p_gen", 0))
     own.p_gen = own.choices["p_gen"][0]
@@ -513,10 +556,10 @@ def test_patterns(page, nets, generator, size, report):
         s.press("start, key", "ArrowRight")
         own.start = start
         s.check()
-    s.hit("film, click", own.film.axes, 1, 3)
+    s.hit("film, click", "film", float(own._trace("film").x[0]), 5)
     own.step = 0
     s.check()
-    s.hit("curve, click", own.mark.axes, steps, .5)
+    s.hit("curve, click", "network curve", steps, float(own._trace("network curve").y[-1]))
     own.step = steps
     s.check()
     found = maximize(nets["true labels"], generator, range(10), starts=6, steps=steps, progress=False)
@@ -561,15 +604,15 @@ def test_light_and_dark(page, lab, tmp_path):
     for theme in ("Light", "Dark"):
         choose_theme(page, theme)
         for name, first in FIRST.items():
-            picture = page.locator(f"{OUTPUT} img[alt^='{first} ']")
-            root = page.locator(OUTPUT, has=page.locator(f"img[alt^='{first} ']"))
+            root, _, figure = found(page, first)
             root.evaluate("e => e.scrollIntoView()")
             time.sleep(.3)
             page.screenshot(path=folder / f"{name}-{theme.lower()}.png")
-            for element in root.locator(".widget-label, .widget-html-content").all()[:2]:
-                assert contrast(element) > 4.5, (name, theme, element.inner_text())
-            assert root.bounding_box()["height"] < 690, name
-            assert picture.bounding_box()["width"] > 700, name
+            shown = [*root.locator(".widget-label, .widget-html-content").all()[:2],
+                     figure.locator(".infolayer text").first, figure.locator(".xtick text").first]
+            for element in shown: assert contrast(element) > 4.5, (name, theme, element.text_content())
+            assert root.bounding_box()["height"] < 720, name
+            assert figure.bounding_box()["width"] > 700, name
     assert not page.complaints
     assert "Traceback" not in (lab[1] / "lab.log").read_text()
 
@@ -578,7 +621,8 @@ COLOURS = r"""e => {
     const clear = /rgba\(0, 0, 0, 0\)|transparent/;
     let behind = e;
     while (behind && clear.test(getComputedStyle(behind).backgroundColor)) behind = behind.parentElement;
-    return [getComputedStyle(e).color, getComputedStyle(behind).backgroundColor];
+    const own = getComputedStyle(e);
+    return [e.ownerSVGElement ? own.fill : own.color, getComputedStyle(behind).backgroundColor];
 }"""
 
 
