@@ -79,26 +79,29 @@ class Figure(anywidget.AnyWidget):
 
 # %% ../nbs/31_explorers.ipynb #gridcell
 _grey = colors["other"]
-_axis = {"fixedrange": True, "zeroline": False, "gridcolor": "rgba(127, 127, 127, .25)", "automargin": True,
-         "ticks": "", "tickfont": {"size": 11}}
+_axis = {"fixedrange": True, "zeroline": False, "gridcolor": "rgba(127, 127, 127, .25)", "ticks": "",
+         "tickfont": {"size": 11}}
 _downwards = {"type": "category", "autorange": "reversed", "nticks": 20}
 _look = {
     "paper_bgcolor": "rgba(0, 0, 0, 0)", "plot_bgcolor": "rgba(0, 0, 0, 0)", "font": {"color": _grey},
     "xaxis": _axis, "yaxis": _axis, "dragmode": False, "hovermode": "closest", "hoverdistance": -1,
-    "showlegend": False, "margin": {"l": 10, "r": 10, "t": 35, "b": 40}, "bargap": .3,
+    "showlegend": False, "bargap": .3,
 }
 
-def _grid(columns, rows, titles, whole=()):
-    "Layout of a figure: shares of the columns, and rows in pixels, of which those that are `whole` have one cell"
+def _grid(columns, rows, titles, whole=(), names=()):
+    """Layout of a figure: shares of the columns, and rows in pixels, of which those that are `whole` have one cell; there
+    is room for `names` on the left. (plotly could find out how much room, and would draw everything twice for that.)"""
     split = [{}] * len(columns)
     one = [{"colspan": len(columns)}] + [None] * (len(columns) - 1)
     specs = [one if row in whole else split for row in range(1, len(rows) + 1)]
-    gap = 42
+    gap = 44
     high = sum(rows) + gap * (len(rows) - 1)
     figure = make_subplots(len(rows), len(columns), specs=specs, column_widths=columns, row_heights=rows,
                            subplot_titles=titles, horizontal_spacing=.09, vertical_spacing=gap / high)
     figure.update_annotations(font_size=12, yshift=10)            # of the titles
-    figure.update_layout(template={"layout": _look}, height=high + 75)
+    left = 7 * max(map(len, names), default=0) + 10
+    margin = {"l": max(75, left), "r": 50, "t": 35, "b": 40, "autoexpand": False}
+    figure.update_layout(template={"layout": _look}, height=high + 75, margin=margin)
     cells = [(row, k) for row, line in enumerate(specs, 1) for k, cell in enumerate(line, 1) if cell is not None]
     return figure.to_plotly_json()["layout"], {cell: str(k if k > 1 else "") for k, cell in enumerate(cells, 1)}
 
@@ -329,10 +332,10 @@ def _map(self: Explorer, name, cell, table, row, column, click, scale=False, **c
                                  "xanchor": "left", "xshift": -3}
 
 @patch
-def _line(self: Explorer, name, cell, x, low=0, high=1, color=_grey):
-    "A dotted line upwards"
+def _line(self: Explorer, name, cell, x, low=0, high=1):
+    "A dotted line where the state is among curves"
     self._put(name, cell, type="scatter", mode="lines", x=[x, x], y=[low, high], hoverinfo="skip",
-              line={"color": color, "dash": "dot", "width": 1.5})
+              line={"color": _grey, "dash": "dot", "width": 1.5})
 
 # %% ../nbs/31_explorers.ipynb #7df8878b
 def _rgb(x):
@@ -359,23 +362,23 @@ def _address(pixels):
 
 # %% ../nbs/31_explorers.ipynb #9c1ae886
 @patch
-def _row(self: Explorer, name, cell, images, frames, room, click=None, lines=(), hover=(), title=""):
-    "A row of pictures, with lines of text below each; `click` is told which was clicked"
+def _row(self: Explorer, name, cell, images, frames, room, click=None, lines=(), hover=(), title="", below=.45):
+    "A row of pictures, with lines of text `below` each, a share of its height; `click` is told which was clicked"
     pixels = _side_by_side(images, frames, room)
     high, wide = pixels.shape[:2]
     middles = wide / room * (np.arange(len(images)) + .5) - .5
     here = {"constrain": "domain", "showgrid": False}
     label = {"tickvals": [high / 2], "ticktext": [title]}
     self._axes(cell, {**here, "range": [-.5, wide - .5], "constraintoward": "left", "showticklabels": False},
-               {**here, "range": [high - .5, -.5], "constraintoward": "top", **label})
+               {**here, "range": [high * (1 + below), -.5], "constraintoward": "top", **label})
     self._put(f"{name} pictures", cell, type="image", source=_address(pixels), hoverinfo="skip")
     def go_to(x, y): click(int(x / wide * room))
     self._put(name, cell, click and go_to, type="scatter", mode="text", x=middles, y=[1.03 * high] * len(images),
-              text=lines, textposition="bottom center", textfont={"size": 10}, cliponaxis=False, hovertext=hover,
-              hoverinfo="text")
+              text=lines, textposition="bottom center", textfont={"size": 10}, hovertext=hover, hoverinfo="text")
 
 @patch
-def _gallery(self: Explorer, name, cell, index, title, room=12, click=None, answers=None, chosen=None):
+def _gallery(self: Explorer, name, cell, index, title, room=12, click=None, answers=None, chosen=None,
+             below=.45):
     "A row of examples, with their labels and, if there are `answers`, what is said of them"
     self.shown[name] = index = [int(i) for i in index[:room]]
     images = np.array([_rgb(picture(self.train, i)) for i in index]).reshape(-1, *self.train.shape[1:], 3)
@@ -386,7 +389,7 @@ def _gallery(self: Explorer, name, cell, index, title, room=12, click=None, answ
         lines = [f"{_label(self.train, i)}<br>now {self.train.classes[answers[i]]}" for i in index]
     hover = [f"example {i}, {group}<br>{line}" for i, group, line in zip(index, groups, lines, strict=True)]
     def go_to(k): click(self.shown[name][k])
-    self._row(name, cell, images, frames, room, click and go_to, lines, hover, title)
+    self._row(name, cell, images, frames, room, click and go_to, lines, hover, title, below)
 
 # %% ../nbs/31_explorers.ipynb #cbcbac06
 class RewindExplorer(Explorer):
@@ -414,11 +417,15 @@ class RewindExplorer(Explorer):
         self.train = train
         self.groups = _groups(train)
         self.last = run.epochs[-1]
-        self.span = np.interp(memorized_during(run.history) or (), run.epochs, range(len(run.epochs)))
+        span = np.interp(memorized_during(run.history) or (), run.epochs, range(len(run.epochs)))
         self.columns = columns
         titles = ["clean, put back to epoch", "noisy, put back to epoch", "this layer"]
-        figure = _grid([.4, .4, .2], [220, 60, 60], titles, whole=(2, 3))
-        self._set_up(figure, layer=list(frame.layer.unique()), epoch=run.epochs, show=["lost", "kept"])
+        layers = list(frame.layer.unique())
+        figure = _grid([.4, .4, .2], [220, 80, 80], titles, whole=(2, 3), names=layers)
+        self._set_up(figure, layer=layers, epoch=run.epochs, show=["lost", "kept"])
+        line = {"type": "line", "y0": 0, "y1": 1, "line": {"color": "white", "dash": "dot"}}
+        self.grid["shapes"] = [{**line, "xref": f"x{k}", "yref": f"y{k} domain", "x0": x, "x1": x}
+                               for x in span for k in ("", 2)]
         self._axes((1, 2), {}, {"showticklabels": False})
         self._axes((1, 3), {}, {"range": [0, 1.03], "side": "right"})
         layer, epoch = (self.cells.clean - self.cells.noisy).fillna(0).idxmax()    # where the two differ most
@@ -453,7 +460,6 @@ def _show_accuracy(self: RewindExplorer, group, cell):
     def go_to(epoch, layer): self.set(layer=layer, epoch=int(epoch))
     self._map(group, cell, table, layers.index(self.layer), epochs.index(self.epoch), go_to, scale=group == "noisy",
               hovertemplate="%{y}, epoch %{x}: %{z:.3f}<extra></extra>")
-    for x in self.span: self._line(f"{group} {x}", cell, x, -.5, len(layers) - .5, "white")
     def go_back(epoch, accuracy): self.epoch = int(epoch)
     self._put(f"{group} curve", (1, 3), go_back, type="scatter", x=epochs, y=table.loc[self.layer],
               line={"color": colors[group]}, hovertemplate="epoch %{x}: %{y:.3f}<extra>" + group + "</extra>")
@@ -603,10 +609,11 @@ class NeuronExplorer(Explorer):
         self.answers = {}      # {set of neurons that are off: what is answered to `few`, (examples,)}
         self.sentence = ""     # why the example cannot be taken apart
         first = self._offer(shown, examples, progress)
-        rows = [*[38] * len(self.offered), 130, 38, 130]
+        rows = [*[48] * len(self.offered), 130, 62, 130]
         titles = [*[""] * len(self.offered), "", "probability of each class", "after each removal", "",
                   "neurons: pale to be removed next, purple off; click to switch"]
-        figure = _grid([.2, .25, .55], rows, titles, whole={*range(1, len(rows) + 1)} - {len(self.offered) + 1})
+        whole = {*range(1, len(rows) + 1)} - {len(self.offered) + 1}
+        figure = _grid([.2, .25, .55], rows, titles, whole, self.sites)
         self._set_up(figure, example=None, step=None, off=None)
         self._place()
         self._controls()
@@ -780,7 +787,7 @@ def _show_example(self: NeuronExplorer, row, now):
     "The example; probabilities of all classes now, (classes,), and after each removal"
     i = self.example
     classes = self.train.classes
-    self._gallery("example", (row, 1), [i], "", 1)
+    self._gallery("example", (row, 1), [i], "", 1, below=.2)
     shades = [_grey] * len(classes)
     group = next(group for group, mine in self.groups.items() if mine[i])
     shades[int(self.train.y[i])] = _shade(group)
@@ -801,7 +808,7 @@ def _show_lost(self: NeuronExplorer, row):
     lost = np.flatnonzero((self.answers[frozenset()] == y) & (found != y))
     index = [self.few.origin[k] for k in lost]
     now = dict(zip(index, found[lost].tolist(), strict=True))
-    self._gallery("lost", (row, 1), index, f"lost<br>{len(lost)}<br>of {len(y)}", 16, self._choose, now)
+    self._gallery("lost", (row, 1), index, f"lost<br>{len(lost)}<br>of {len(y)}", 16, self._choose, now, below=.9)
     return accuracy_by_group(found == y, self.few)
 
 # %% ../nbs/31_explorers.ipynb #346d6730
@@ -870,7 +877,7 @@ class DropoutExplorer(Explorer):
         modes = list(next(iter(self.tables.values())).index)
         self.columns = columns
         self.measured = list(next(iter(self.tables.values())))             # clean, noisy or all, and test
-        rows = [110, 120, *[50] * len(self.groups)]
+        rows = [110, 120, *[76] * len(self.groups)]
         titles = ["accuracy in each mode", *[f"{group}, all networks" for group in self.measured]]
         figure = _grid([1] * len(self.measured), rows, titles, whole={*range(1, len(rows) + 1)} - {2})
         self._set_up(figure, p_gen=p_gens, p_mem=p_mems, mode=modes)
@@ -944,7 +951,7 @@ def _show_changed(self: DropoutExplorer, group, cell):
         now = answers[self.mode].values
         index = np.flatnonzero((now != answers["own"].values) & self.groups[group])
     title = f"{group}<br>{len(index)} of {self.groups[group].sum()}<br>answered<br>otherwise"
-    self._gallery(f"{group} examples", cell, index, title, self.columns, answers=now)
+    self._gallery(f"{group} examples", cell, index, title, self.columns, answers=now, below=.75)
     return len(index)
 
 # %% ../nbs/31_explorers.ipynb #56c9029f
@@ -1011,7 +1018,7 @@ class PatternExplorer(Explorer):
                             progress=progress).way
         self._remember(networks, grow, (len(kept), known, starts))
         titles = ["", "what they say of it", "probability of the class", "how it grew"]
-        figure = _grid([.24, .38, .38], [230, 60], titles, whole=(2,))
+        figure = _grid([.24, .38, .38], [230, 80], titles, whole=(2,))
         self._set_up(figure, network=names, other=names, label=list(range(known)), start=list(range(starts)), step=kept)
         self._begin_with(names)
         self._assemble(*self._controls())
@@ -1087,7 +1094,7 @@ def _show_way(self: PatternExplorer, k):
     def go_to(k): self.step = kept[k]
     frames = [_chosen if step == self.step else shade for step in kept]
     hover = [f"after {step} steps" for step in kept]
-    self._row("picture", (1, 1), images[k:k + 1], [shade], 1)
+    self._row("picture", (1, 1), images[k:k + 1], [shade], 1, below=0)
     self._row("film", (2, 1), images, frames, len(kept), go_to, [str(step) for step in kept], hover)
 
 # %% ../nbs/31_explorers.ipynb #f9bdd774

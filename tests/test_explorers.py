@@ -1,6 +1,5 @@
 "The explorers in a real browser: JupyterLab on this machine, chromium, every control moved with mouse and keyboard."
 import html
-import json
 import os
 import re
 import secrets
@@ -123,7 +122,7 @@ def page(lab, browser):
     "The chapter, run from top to bottom in JupyterLab; what the console complained of is in `page.complaints`"
     page = browser.new_page(viewport={"width": 1280, "height": 800})
     page.complaints = []
-    page.on("console", lambda m: page.complaints.append(m.text) if m.type == "error" else None)
+    page.on("console", lambda m: page.complaints.append(f"{m.text} {m.location}") if m.type == "error" else None)
     page.on("pageerror", lambda e: page.complaints.append(str(e)))
     page.goto(f"{lab[0]}/lab/tree/{CHAPTER}?reset&token={lab[2]}")
     wait_for_kernel(page)
@@ -181,9 +180,7 @@ PLACE = """(figure, [name, x, y]) => {
     const box = figure.getBoundingClientRect();
     return [box.left + across._offset + across.c2p(across.d2c(x)), box.top + down._offset + down.c2p(down.d2c(y))];
 }"""
-DRAWN = """figure => JSON.stringify({ data: figure.data, notes: figure.layout.annotations }, (key, value) => {
-    return ArrayBuffer.isView(value) ? Array.from(value) : value;
-})"""
+DRAWN = "figure => [figure.data, figure.layout.annotations]"
 
 
 class Shown:
@@ -192,9 +189,9 @@ class Shown:
         first = next(iter(own.state))
         self.page = page
         self.own = own
-        self.root, self.words, self.figure = found(page, first)
+        self.root, self.figure = found(page, first)
         self.times = {}
-        assert self.words.count() == 1
+        assert self.figure.count() == 1
         self.root.evaluate("e => e.scrollIntoView()")
         self.figure.evaluate(FOLLOW)
 
@@ -206,7 +203,7 @@ class Shown:
     def number(self, label): return self.control("text", label).locator("input")
     def button(self, name): return self.root.get_by_role("button", name=name, exact=True)
     def play(self): return self.root.locator(".widget-play button").first
-    def alt(self): return self.words.get_attribute("aria-label")
+    def alt(self): return self.figure.get_attribute("aria-label")
     def value(self, name): return re.search(rf"(?:^|, ){name} (.*?)(?:, \w+ |$)", self.alt())[1]
     def says(self, *numbers): return all(number in self.root.inner_text() for number in numbers)
 
@@ -229,6 +226,10 @@ class Shown:
         self.page.keyboard.press("Home")
         time.sleep(.5)
 
+    def trace(self, name):
+        "A trace of our own explorer"
+        return next(trace for trace in self.own.figure.spec["data"] if trace["meta"] == name)
+
     def point(self, trace, x, y):
         "Put the pointer on a point of a trace; where that is"
         at = self.figure.evaluate(PLACE, [trace, x, y])
@@ -242,7 +243,7 @@ class Shown:
     def under(self, trace, x, y):
         "What is said of a point when the pointer is on it"
         self.point(trace, x, y)
-        return " ".join(self.figure.locator(".hoverlayer text").all_inner_texts())
+        return " ".join(self.figure.locator(".hoverlayer text").all_text_contents())
 
     def drag(self, label, share):
         "Drag a slider's handle to a share of its length"
@@ -259,44 +260,36 @@ class Shown:
         self.after("play", lambda: self.play().click())
         until(done, seconds, sentence)
 
-    def drawn(self):
-        "What the browser has drawn: {trace: its parts} and the texts"
-        found = json.loads(self.figure.evaluate(DRAWN))
-        return [*found["data"], *found["notes"]]
-
     def differs(self):
         "What the browser shows otherwise than the library would; empty if nothing"
-        if self.alt() != html.unescape(self.own._in_words()): return self.alt(), self.own._in_words()
-        figure = self.own.figure.to_plotly_json()
-        ours = [*figure["data"], *figure["layout"]["annotations"]]
-        theirs = self.drawn()
+        if self.alt() != self.own.figure.alt: return self.alt(), self.own.figure.alt
+        spec = self.own.figure.spec
+        ours = [*spec["data"], *spec["layout"]["annotations"]]
+        data, notes = self.figure.evaluate(DRAWN)
+        theirs = [*data, *notes]
         if len(ours) != len(theirs): return len(ours), len(theirs)
-        for mine, other in zip(ours, theirs, strict=True):
-            for key in ("x", "y", "z", "text", "source", "marker"):
-                if not alike(mine.get(key), other.get(key)): return mine.get("meta"), key, mine.get(key), other.get(key)
-        return ()
+        different = [(mine, other) for mine, other in zip(ours, theirs, strict=True) if not alike(mine, other)]
+        return different[:1]
 
     def check(self):
         "Numbers and figure are what the library makes of the same state"
         self.own.wait()
         until(lambda: not self.differs(), 10, lambda: f"shown and of the library: {self.differs()}")
-        said = self.words.inner_text()
+        said = self.root.locator(".widget-html-content").first.inner_text()
         assert said.split() == plain(self.own.caption.value).split()
 
 
 def found(page, first):
-    "Output, words and figure of the explorer whose state begins with this"
-    words = page.locator(f"[role=img][aria-label^='{first} ']")
-    root = page.locator(OUTPUT, has=words)
-    return root, words, root.locator(".js-plotly-plot")
+    "Output and figure of the explorer whose state begins with this"
+    figure = page.locator(f"[role=img][aria-label^='{first} ']")
+    return page.locator(OUTPUT, has=figure), figure
 
 
 def alike(ours, theirs):
-    "Whether two values are the same; numbers to six digits, and what is not known is as good as nothing"
-    if isinstance(ours, np.ndarray): ours = ours.tolist()
-    if isinstance(ours, dict): return all(alike(ours[key], (theirs or {}).get(key)) for key in ours)
-    if isinstance(ours, (list, tuple)): return len(ours) == len(theirs) and all(map(alike, ours, theirs))
-    if isinstance(ours, float): return theirs is None if ours != ours else abs(ours - theirs) < 1e-6
+    "Whether the browser has all that is ours; plotly adds to it, and numbers are the same to six digits"
+    if isinstance(ours, dict): return all(alike(value, theirs.get(key)) for key, value in ours.items())
+    if isinstance(ours, list): return len(ours) == len(theirs) and all(map(alike, ours, theirs))
+    if isinstance(ours, float): return theirs == pytest.approx(ours, abs=1e-6)
     return ours == theirs
 
 
@@ -365,7 +358,7 @@ def test_rewind(page, runs, data, report):
         s.hit("map, click", "noisy", str(epoch), layer)
         own.set(layer=layer, epoch=epoch)
         s.check()
-    s.hit("curve, click", "clean curve", 3, float(own._trace("clean curve").y[3]))
+    s.hit("curve, click", "clean curve", 3, s.trace("clean curve")["y"][3])
     own.epoch = 3
     s.check()
     s.after("epoch, drag", lambda: s.drag("back to epoch", .5))
@@ -395,7 +388,7 @@ def test_gradients(page, runs, size, data, report):
     rows = accounting.frame[accounting.frame.epoch == 5]
     assert s.says(f"{rows.clean_norm.mean():.3f}", f"{rows.cosine.astype(float).mean():.2f}")
     for epoch in (2, 6):
-        s.hit("curves, click", "cosine curve", epoch, float(own._trace("cosine curve").y[epoch - 1]))
+        s.hit("curves, click", "cosine curve", epoch, s.trace("cosine curve")["y"][epoch - 1])
         own.epoch = epoch
         s.check()
     s.after("epoch, drag", lambda: s.drag("epoch", 0))
@@ -432,7 +425,7 @@ def test_neurons(apart, page, runs, data, report):
     own = s.own
     model = Run(runs / "gradients").model()
     for group, k in (("clean", 2), ("noisy", 0), ("clean", 0)):
-        s.hit("example, click", group, float(own._trace(group).x[k]), 5)
+        s.hit("example, click", group, s.trace(group)["x"][k], 5)
         own.example = own.offered[group][k]
         s.check()
     names = own.removed[own.example]
@@ -556,10 +549,10 @@ def test_patterns(page, nets, generator, size, report):
         s.press("start, key", "ArrowRight")
         own.start = start
         s.check()
-    s.hit("film, click", "film", float(own._trace("film").x[0]), 5)
+    s.hit("film, click", "film", s.trace("film")["x"][0], 5)
     own.step = 0
     s.check()
-    s.hit("curve, click", "network curve", steps, float(own._trace("network curve").y[-1]))
+    s.hit("curve, click", "network curve", steps, s.trace("network curve")["y"][-1])
     own.step = steps
     s.check()
     found = maximize(nets["true labels"], generator, range(10), starts=6, steps=steps, progress=False)
@@ -604,12 +597,12 @@ def test_light_and_dark(page, lab, tmp_path):
     for theme in ("Light", "Dark"):
         choose_theme(page, theme)
         for name, first in FIRST.items():
-            root, _, figure = found(page, first)
+            root, figure = found(page, first)
             root.evaluate("e => e.scrollIntoView()")
             time.sleep(.3)
             page.screenshot(path=folder / f"{name}-{theme.lower()}.png")
             shown = [*root.locator(".widget-label, .widget-html-content").all()[:2],
-                     figure.locator(".infolayer text").first, figure.locator(".xtick text").first]
+                     figure.locator(".infolayer text").first, figure.locator(".ytick text").first]
             for element in shown: assert contrast(element) > 4.5, (name, theme, element.text_content())
             assert root.bounding_box()["height"] < 720, name
             assert figure.bounding_box()["width"] > 700, name
