@@ -88,13 +88,12 @@ _look = {
     "showlegend": False, "bargap": .3,
 }
 
-def _grid(columns, rows, titles, whole=(), names=()):
-    """Layout of a figure: shares of the columns, and rows in pixels, of which those that are `whole` have one cell; there
-    is room for `names` on the left. (plotly could find out how much room, and would draw everything twice for that.)"""
+def _grid(columns, rows, titles, whole=(), names=(), gap=44):
+    """Layout of a figure, and the number of each cell: shares of the columns, and rows in pixels, of which those that
+    are `whole` have one cell; with room for `names` on the left (plotly would draw everything twice to find out)"""
     split = [{}] * len(columns)
     one = [{"colspan": len(columns)}] + [None] * (len(columns) - 1)
     specs = [one if row in whole else split for row in range(1, len(rows) + 1)]
-    gap = 44
     high = sum(rows) + gap * (len(rows) - 1)
     figure = make_subplots(len(rows), len(columns), specs=specs, column_widths=columns, row_heights=rows,
                            subplot_titles=titles, horizontal_spacing=.09, vertical_spacing=gap / high)
@@ -609,11 +608,11 @@ class NeuronExplorer(Explorer):
         self.answers = {}      # {set of neurons that are off: what is answered to `few`, (examples,)}
         self.sentence = ""     # why the example cannot be taken apart
         first = self._offer(shown, examples, progress)
-        rows = [*[48] * len(self.offered), 130, 62, 130]
+        rows = [*[46] * len(self.offered), 120, 56, 120]
         titles = [*[""] * len(self.offered), "", "probability of each class", "after each removal", "",
                   "neurons: pale to be removed next, purple off; click to switch"]
         whole = {*range(1, len(rows) + 1)} - {len(self.offered) + 1}
-        figure = _grid([.2, .25, .55], rows, titles, whole, self.sites)
+        figure = _grid([.2, .25, .55], rows, titles, whole, self.sites, gap=30)
         self._set_up(figure, example=None, step=None, off=None)
         self._place()
         self._controls()

@@ -45,6 +45,7 @@ TRACEBACK = "[data-mime-type='application/vnd.jupyter.error']"
 def copied(folder):
     "Put into a folder what JupyterLab is to show: the chapter, and the runs that are there"
     shutil.copy(NBS / CHAPTER, folder)
+    shutil.copytree(NBS / "pictures", folder / "pictures")
     if (NBS / "runs" / PRESET).is_dir(): shutil.copytree(NBS / "runs" / PRESET, folder / "runs" / PRESET)
     (folder / "nbdev.py").write_text("def nbdev_export(): pass\n")    # the last cell is for those who edit
     settings = folder / ".settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
