@@ -912,8 +912,8 @@ def _begin_at(self: DropoutExplorer, p_gen, p_mem):
 @patch
 def _table(self: DropoutExplorer, p_gen, p_mem):
     "Accuracies of a network, a row a mode; NaN where there is no such network"
-    nothing = pd.DataFrame(index=self.choices["mode"], columns=self.measured, dtype=float)
-    return self.tables.get((p_gen, p_mem), nothing)
+    if (p_gen, p_mem) in self.tables: return self.tables[p_gen, p_mem]
+    return pd.DataFrame(index=self.choices["mode"], columns=self.measured, dtype=float)
 
 @patch
 def _show_bars(self: DropoutExplorer, group):
