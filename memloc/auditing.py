@@ -890,6 +890,8 @@ def say(self: AuditSuspects, section, results):
     yield ("Look through the pictures below, or through suspects.csv, which has all. Beside each stand two examples of "
            "its given class, those that are most like it to the network, and then two of the class that it says. "
            "Correct what is wrong; what that is worth, --retraining.how corrected (or without) says.")
+    yield ("One by one, with a key for each decision, memloc.Review(FOLDER, train) shows them in JupyterLab: FOLDER is "
+           "the one with this page, and train the training set, as memloc.load gives it for these data.")
     wrong = section["wrong"]
     if not wrong: return
     yield (f"Here the truth is known: {wrong:,} labels are wrong. The network disputes "

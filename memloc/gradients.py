@@ -36,12 +36,15 @@ class GradientAccounting(Observer):
         model,     # a network that is trained with the mean of per-example losses
         examples,  # what it is trained on, with its truth known; on the model's device
     ):
-        "Begin to listen to the model's parameters. Returns itself; `InputError` if no example is noisy."
+        "Begin to listen to the parameters. Returns itself; `InputError` if no example is noisy, or they are sharded."
         super().start(model, examples)
         self.noisy = examples.noisy
         if not self.noisy.any():
             raise InputError(f"{examples.name} has no noisy examples to account for: add label noise first")
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        if any(hasattr(p, "device_mesh") for p in self.parameters.values()):           # FSDP's DTensors
+            raise InputError(f"the parameters of {type(model).__name__} are sharded, and gradient accounting listens "
+                             "to whole ones: leave it out, or train with DistributedDataParallel")
         self.sums = {"noisy": self._zeros(), "total": self._zeros()}
         self.into = "total"                                   # which sums a gradient is added to
         self.hooks = [p.register_hook(partial(self._listen, name)) for name, p in self.parameters.items()]

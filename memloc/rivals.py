@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['rival_names', 'standard_dropout', 'rival_networks', 'compare_networks', 'pair_name', 'accuracy_map',
-           'plot_accuracy_map', 'forgotten', 'plot_forgotten', 'DropoutLab', 'DropoutComparison', 'DropoutForgotten',
-           'DropoutMap', 'dropout', 'compared']
+           'plot_accuracy_map', 'forgotten', 'plot_forgotten', 'DropoutLab', 'wrong_labels', 'DropoutComparison',
+           'DropoutForgotten', 'DropoutMap', 'dropout', 'compared']
 
 # %% ../nbs/16_rivals.ipynb #9ef23253
 import copy
@@ -42,6 +42,7 @@ from memloc.tied_dropout import (
     recalibrated_in_words,
     tie,
     tied_in_words,
+    without_memory,
 )
 from .training import Recipe, accuracy, device, predict, preset, test_accuracy, training_precision
 
@@ -331,13 +332,15 @@ def precision(self: DropoutLab) -> str:
     return training_precision(self.recipe.precision, self.network().to(device()), one)
 
 # %% ../nbs/16_rivals.ipynb #8de33944
-def _wrong_labels(noise):
-    "How many labels are wrong at a noise, in words"
+def wrong_labels(
+    noise: float,  # share of labels made wrong; 0 for labels as they came
+) -> str:
+    "How many labels are wrong at a noise, in words."
     return f"{percent(noise)} wrong labels" if noise else "wrong labels as they came"
 
 @patch
 def opening(self: DropoutLab, results):
-    noises = ", ".join(_wrong_labels(noise) for noise in results["noise"])
+    noises = ", ".join(wrong_labels(noise) for noise in results["noise"])
     return (f"{results['examples']:,} training examples of {data_name(results)}: {noises}; "
             f"p_gen {results['p_gen']:g}, p_mem {results['p_mem']:g}. {what_trained(results)}{_verdict(results)}")
 
@@ -345,7 +348,7 @@ def _verdict(results):
     "What a reader must know first, if it was measured: whether anything was memorized that can be forgotten"
     if "comparison" not in results: return ""
     told = {float(noise): found["own"]["noisy"] for noise, found in results["comparison"].items()}
-    few = {_wrong_labels(noise): share for noise, share in told.items() if share <= .5}
+    few = {wrong_labels(noise): share for noise, share in told.items() if share <= .5}
     if not few: return ""
     shares = ", ".join(f"{percent(share)} ({noise})" for noise, share in few.items())
     every = "" if len(few) == len(told) else " at these noises"
@@ -412,18 +415,14 @@ class DropoutComparison(Part):
 def _accuracies(row): return {k: row[k] for k in _groups if pd.notna(row.get(k))}
 
 # %% ../nbs/16_rivals.ipynb #d1abb3d5
-def _left(found):
-    "Accuracies of the tied network without its memorization neurons, and recalibrated where it has batch norm"
-    return found.get("dropped_recalibrated") or found["dropped"]
-
-def _gain(found): return _left(found)["test"] - found["plain_network"]["test"]
+def _gain(found): return without_memory(found)["test"] - found["plain_network"]["test"]
 
 @patch
 def say(self: DropoutComparison, section, results):
     for noise, found in section.items():
-        plain, own, end = found["plain_network"], found["own"], _left(found)
+        plain, own, end = found["plain_network"], found["own"], without_memory(found)
         also = " and its batch norms recalibrated" if "dropped_recalibrated" in found else ""
-        yield (f"{_wrong_labels(float(noise))}: the plain network gives {percent(plain['noisy'])} of them as it was "
+        yield (f"{wrong_labels(float(noise))}: the plain network gives {percent(plain['noisy'])} of them as it was "
                f"told, and the tied one, in mode own, {percent(own['noisy'])}. With its memorization neurons "
                f"dropped{also} it gives {percent(end['noisy'])} of them and {percent(end['clean'])} of the right ones"
                f"{_on_test(plain, end)}.")
@@ -438,9 +437,9 @@ def _on_test(plain, end):
 def findings(self: DropoutComparison, section, tables):
     first, *others = section
     found = section[first]
-    end = {f"dropped_{group}": value for group, value in _left(found).items()}
+    end = {f"dropped_{group}": value for group, value in without_memory(found).items()}
     told = {"plain_noisy": found["plain_network"]["noisy"], "own_noisy": found["own"]["noisy"]}
-    if "test" not in _left(found): return told | end
+    if "test" not in without_memory(found): return told | end
     gains = {f"test_gain_{noise}": _gain(section[noise]) for noise in others}
     return told | end | {"test_gain": _gain(found)} | gains
 
@@ -449,7 +448,7 @@ def gains(self: DropoutComparison, section):
     first, *others = section
     keys = {"test_gain": first} | {f"test_gain_{noise}": noise for noise in others}
     text = "test accuracy with memorization neurons dropped, less that of the plain network on the same data"
-    return {key: f"{_wrong_labels(float(noise))}: {text}" for key, noise in keys.items()}
+    return {key: f"{wrong_labels(float(noise))}: {text}" for key, noise in keys.items()}
 
 # %% ../nbs/16_rivals.ipynb #b3e051a6
 def _comparison_figures(axes_of):
@@ -461,7 +460,7 @@ def _comparison_figures(axes_of):
         "labels are forgotten or were never learned; blue and green show at what price. No green bar in "
         "mode own: test pictures own no neurons.")
     for noise, ax in axes_of.items():
-        yield Figure(f"comparison-{noise}", f"{_wrong_labels(float(noise))}: accuracy of all", caption, ax)
+        yield Figure(f"comparison-{noise}", f"{wrong_labels(float(noise))}: accuracy of all", caption, ax)
         caption = ""
 
 @patch
@@ -475,7 +474,7 @@ def over_seeds(self: DropoutComparison, frames):
 
 @patch
 def shown(self: DropoutComparison, section):
-    return {_wrong_labels(float(noise)): [("", *_groups), *map(_accuracy_row, found, found.values())]
+    return {wrong_labels(float(noise)): [("", *_groups), *map(_accuracy_row, found, found.values())]
             for noise, found in section.items()}
 
 def _accuracy_row(name, accuracies):
@@ -504,7 +503,7 @@ class DropoutForgotten(Part):
         return {"clean": len(gone) - noisy, "noisy": noisy}, {"forgotten": gone}
 
     def say(self, section, results):
-        yield (f"{_wrong_labels(results['noise'][0])}: dropping the memorization neurons makes the tied network forget "
+        yield (f"{wrong_labels(results['noise'][0])}: dropping the memorization neurons makes the tied network forget "
                f"{section['noisy']:,} of the wrong labels that it gave, and {section['clean']:,} of the right ones.")
 
     def findings(self, section, tables): return {"forgotten_clean": section["clean"]}
@@ -563,7 +562,7 @@ def say(self: DropoutMap, section, results):
     measure = "test" if "test" in cells else "clean"
     best = cells.loc[cells[measure].idxmax()]
     fewest = cells.sort_values(["noisy", measure], ascending=[True, False]).iloc[0]
-    yield (f"{_wrong_labels(section['noise'])}: of the map's {len(cells)} networks, the one with {_pair(best)} does "
+    yield (f"{wrong_labels(section['noise'])}: of the map's {len(cells)} networks, the one with {_pair(best)} does "
            f"best after dropping: it {_right(best)}, and still gives {percent(best.noisy)} of the wrong labels. "
            f"The one with {_pair(fewest)} gives the fewest, {percent(fewest.noisy)}, and {_right(fewest)}.")
 

@@ -19,6 +19,7 @@ from typing import Annotated, ClassVar, Literal, get_args, get_origin, get_type_
 from tyro.conf import Positional, Suppress, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
+import memloc
 from memloc.basics import (
     Above0,
     Below1,
@@ -29,6 +30,7 @@ from memloc.basics import (
     Seed,
     Several,
     Share,
+    Within,
     checked,
     choose,
     on_one_line,
@@ -147,6 +149,10 @@ class Settings:
     def command(self) -> str:
         "The command whose settings these are."
         return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", type(self).__name__).lower()
+
+    def do(self):
+        "Call the command's function with these settings."
+        return getattr(memloc, self.command)(**{f.name: getattr(self, f.name) for f in fields(self)})
 
 # %% ../nbs/settings.ipynb #d9c69512
 @checked
@@ -310,14 +316,24 @@ class CompareMethods(NetworkSettings):
     folder = "{}-compare"
 
 # %% ../nbs/settings.ipynb #986b355a
+_Largest = Annotated[int, Within("a whole number from 3000 on", 3000, 2**53, whole=True)]     # to see anything grow
+
 @checked
 @dataclass(frozen=True)
 class Bench:
     "Measure memloc's training, evaluation and probes against the plain way to do the same."
-    usage: ClassVar[dict] = {"memloc bench --rounds 9 --out runs/bench": "more turns, and table and picture as files"}
-    rounds: Count = 3            # how often each pair is timed
+    usage: ClassVar[dict] = {
+        "memloc bench --rounds 9 --out runs/bench":
+            "more turns, and table and picture as files",
+        "memloc bench --growth --largest 1000000":
+            "time and memory over the number of examples, up to a million",
+    }
+    rounds: Count = 3          # how often each pair, or each piece of work, is timed
+    growth: bool = False       # measure how time and memory grow with the number of examples instead
+    # examples of the largest set of --growth
+    largest: Annotated[_Largest | None, arg(metavar="INT", help_behavior_hint=_preset_decides)] = None
     preset: PresetName = None  # all but smoke measure at the paper's width and batch, and probe a digits run of it
-    out: PrintOnly = None      # folder for bench.csv and bench.png
+    out: PrintOnly = None      # folder for table and picture, such as bench.csv and bench.png
     progress: bool = True      # show a progress bar
 
 # %% ../nbs/settings.ipynb #ca0aa72c

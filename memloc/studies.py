@@ -6,8 +6,8 @@
 __all__ = ['Part', 'load_part', 'wanted_parts', 'read_data', 'noisy_data', 'check_noise', 'width_of', 'make_network', 'Lab',
            'asked_by_name', 'data_name', 'what_trained', 'lies', 'open_folder', 'is_empty', 'refuse_other', 'commit_of',
            'environment', 'run_parts', 'with_origin', 'plain_data', 'read_results', 'read_tables', 'write_report',
-           'sketch_of', 'StudyTraining', 'memorized', 'on_test', 'findings', 'claims', 'conduct', 'gather', 'lab_of',
-           'summarise', 'study']
+           'sketch_of', 'StudyTraining', 'memorized', 'on_test', 'findings', 'claims', 'say_all', 'conduct', 'gather',
+           'lab_of', 'summarise', 'study']
 
 # %% ../nbs/05_studies.ipynb #6a9d958f
 import json
@@ -19,7 +19,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import pandas as pd
 import torch
 from fastcore.basics import patch
@@ -672,14 +671,16 @@ def claims(
     headings = rows[by] if by else rows.apply(_heading, axis=1)
     columns = {}
     for heading, group in rows.infer_objects().groupby(headings, sort=False):
-        told = {text: _say_all(group[k].dropna()) for k, text in reads.items() if k in group}
+        told = {text: say_all(group[k].dropna()) for k, text in reads.items() if k in group}
         columns[f"{heading}, {group.seed.nunique()} seeds"] = told
     return pd.DataFrame(columns)
 
 def _heading(row): return f"{row.data}, {row.examples:,} examples, {row.network} x {row.width:g}"
 
-def _say_all(values):
-    "A finding over seeds, as people read it"
+def say_all(
+    values: pd.Series,  # of a finding, one a seed; numbers or names
+) -> str:
+    "A finding over seeds, as people read it: median (least to greatest), or which names came how often."
     if values.empty: return ""
     if not pd.api.types.is_numeric_dtype(values):
         every = len(values)
@@ -775,7 +776,7 @@ def summarise(
 # %% ../nbs/05_studies.ipynb #b5223978
 def _found_table(found, part):
     "The findings for which a part has words, over seeds, as a table of the report, if there are any"
-    rows = [(text, _say_all(found[k].dropna())) for k, text in part.claims.items() if k in found]
+    rows = [(text, say_all(found[k].dropna())) for k, text in part.claims.items() if k in found]
     return {"What was found": [("", ""), *rows]} if rows else {}
 
 def _frames(out, seeds, parts):

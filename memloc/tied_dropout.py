@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['modes', 'tied_in_words', 'recalibrated_in_words', 'is_gate', 'remove_gates', 'Tied', 'tie', 'plot_owned',
            'recalibrate', 'in_mode', 'dropped', 'in_modes', 'mode_accuracy', 'mode_answers', 'plot_modes',
-           'mask_memory', 'StudyTied', 'plot_spread', 'beside_plain']
+           'mask_memory', 'by_mode', 'without_memory', 'StudyTied', 'plot_spread', 'beside_plain']
 
 # %% ../nbs/14_tied_dropout.ipynb #3aeed0aa
 import contextlib
@@ -504,8 +504,17 @@ recalibrated_in_words = (
     "Recalibration means that the averages that batch norms keep are estimated anew from the training pictures after "
     "the drop, since they were taken while memorization neurons fired; no weight is changed.")
 
-def _end(section):
-    "What is left once the memorization neurons are dropped, and batch norms recalibrated where there are any"
+def by_mode(
+    table: pd.DataFrame,  # of `mode_accuracy`
+) -> dict:                # {mode: {group: accuracy}}
+    "Accuracies as a study keeps them."
+    found = table.set_index("mode").T
+    return {mode: found[mode].dropna().to_dict() for mode in found}
+
+def without_memory(
+    section: dict,  # as of `by_mode`
+) -> dict:          # {group: accuracy}
+    "What is left once the memorization neurons are dropped, and batch norms recalibrated where there are any."
     return section.get("dropped_recalibrated") or section["dropped"]
 
 # %% ../nbs/14_tied_dropout.ipynb #339cf770
@@ -541,13 +550,12 @@ class StudyTied(Part):
         recipe = replace(lab.recipe, keep=(-1,))
         fit(tied, lab.train, lab.test, recipe, lab.out / "tied", progress=lab.progress, every=recipe.epochs)
         table = mode_accuracy(tied, lab.train, lab.test)
-        found = table.set_index("mode").T
-        return {mode: found[mode].dropna().to_dict() for mode in found}, {"tied": table}
+        return by_mode(table), {"tied": table}
 
 # %% ../nbs/14_tied_dropout.ipynb #b9bbf718
 @patch
 def say(self: StudyTied, section, results):
-    own, end = section["own"], _end(section)
+    own, end = section["own"], without_memory(section)
     how = "memorized the wrong labels too" if own["noisy"] > .9 else "has not memorized all wrong labels"
     also = ", and its batch norms recalibrated" if "dropped_recalibrated" in section else ""
     left = f"it repeats {percent(end['noisy'])} of the wrong labels, knows {percent(end['clean'])} of the right ones"
@@ -569,7 +577,7 @@ def say(self: StudyTied, section, results):
 
 @patch
 def findings(self: StudyTied, section, tables):
-    end = _end(section)
+    end = without_memory(section)
     found = {"tied_own": section["own"]["noisy"], "tied_noisy": end["noisy"], "tied_clean": end["clean"]}
     if "test" in end:
         found["tied_test"] = end["test"]
@@ -578,7 +586,7 @@ def findings(self: StudyTied, section, tables):
 
 @patch
 def gains(self: StudyTied, section):
-    if "test" not in _end(section): return {}
+    if "test" not in without_memory(section): return {}
     text = "Test accuracy with memorization neurons dropped, less that of the plain network on the same data"
     return {"test_gain": text}
 

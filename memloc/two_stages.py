@@ -7,7 +7,6 @@ __all__ = ['wrong_over_epochs', 'plot_wrong', 'read_by_dropped', 'ends_at', 'lea
            'StudyTwoStages', 'DropoutTwoStages']
 
 # %% ../nbs/17_two_stages.ipynb #dbd99bf0
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,18 +17,21 @@ from .anatomy import blocks
 from .basics import Above0, Count, InputError, Share, checked
 from .data import Examples, hold_out
 from .report import Figure, percent
+from .rivals import wrong_labels
 from .runs import Run, fit
 from .studies import Part
 from .style import axes, beside, colors, styled
 from memloc.tied_dropout import (
     Tied,
     beside_plain,
+    by_mode,
     dropped,
     in_mode,
     mode_accuracy,
     plot_modes,
     plot_spread,
     tie,
+    without_memory,
 )
 from .training import Recipe, accuracy, augmentation, check_own, device, evaluating, forward
 
@@ -157,9 +159,8 @@ def first_stage(
     train: Examples,   # what is learned
 ) -> Recipe:
     "How to learn without memorizing, in a third of the epochs: at one rate, with moved pictures and averaged weights."
-    steps = math.ceil(len(train) / recipe.batch)                                    # of an epoch
-    epochs = max(recipe.epochs // 3, 1)
-    return replace(recipe, epochs=epochs, peak=None, average=1 - 1 / (2 * steps), augment=augmentation(train))
+    average = 1 - 1 / (2 * recipe.steps(len(train)))
+    return replace(recipe, epochs=max(recipe.epochs // 3, 1), peak=None, average=average, augment=augmentation(train))
 
 # %% ../nbs/17_two_stages.ipynb #1a7e0004
 @dataclass(frozen=True)
@@ -197,18 +198,10 @@ class _InTwoStages(Part):
                             self.held_rate, progress=lab.progress, every=memorize.epochs)
         return mode_accuracy(tied, lab.train, lab.test)
 
-def _by_mode(table):
-    found = table.set_index("mode").T
-    return {mode: found[mode].dropna().to_dict() for mode in found}
-
-def _left(found):
-    "What is known without memorization neurons, and recalibrated where there is batch norm"
-    return found.get("dropped_recalibrated") or found["dropped"]
-
 # %% ../nbs/17_two_stages.ipynb #1a7e0006
 def _in_words(found):
     "What a tied network knows with and without its memorization neurons"
-    end = _left(found)
+    end = without_memory(found)
     test = f", and gets {percent(end['test'])} of the test pictures right" if "test" in end else ""
     return (f"it gives {percent(found['own']['noisy'])} of the wrong labels; without its memorization neurons it gives "
             f"{percent(end['noisy'])} of them and {percent(end['clean'])} of the right ones{test}")
@@ -224,7 +217,7 @@ _reads = {
 def _numbers(found):
     "Findings of a training in two stages"
     told = {"staged_own": found["own"]["noisy"]}
-    return told | {f"staged_{group}": accuracy for group, accuracy in _left(found).items()}
+    return told | {f"staged_{group}": accuracy for group, accuracy in without_memory(found).items()}
 
 # %% ../nbs/17_two_stages.ipynb #1a7e0007
 @dataclass(frozen=True)
@@ -235,7 +228,7 @@ class StudyTwoStages(_InTwoStages):
 
     def compute(self, lab):
         table = self.trained(lab, lab.out / "two-stages")
-        return _by_mode(table), {"two-stages": table}
+        return by_mode(table), {"two-stages": table}
 
     def say(self, section, results):
         yield f"When it learns first and memorizes then, {_in_words(section)}."
@@ -265,23 +258,25 @@ class DropoutTwoStages(_InTwoStages):
         for noise in lab.settings.noise:
             there = lab.at(noise)
             tables[f"two-stages-{noise}"] = self.trained(there, there.folder / "two-stages")
-        return {name.removeprefix("two-stages-"): _by_mode(table) for name, table in tables.items()}, tables
+        return {name.removeprefix("two-stages-"): by_mode(table) for name, table in tables.items()}, tables
 
     def say(self, section, results):
         for noise, found in section.items():
-            some = f"{percent(float(noise))} wrong labels" if float(noise) else "wrong labels as they came"
-            yield f"{some}: when it learns first and memorizes then, {_in_words(found)}."
+            yield f"{wrong_labels(float(noise))}: when it learns first and memorizes then, {_in_words(found)}."
 
-    def figures(self, lab, section, tables):
-        for noise in section: yield self._figure(noise, tables, plot_modes)
+    def figures(self, lab, section, tables): return self._figures(section, tables, plot_modes)
 
     def over_seeds(self, frames):
         names = [name for name in frames if name.startswith("two-stages-")]
-        for name in names: yield self._figure(name.removeprefix("two-stages-"), frames, plot_spread)
+        return self._figures([name.removeprefix("two-stages-") for name in names], frames, plot_spread)
 
-    def _figure(self, noise, tables, plot):
-        others = tables[f"comparison-{noise}"]
-        both = beside_plain(others[others["mode"] == "plain network"], tables[f"two-stages-{noise}"])
-        return Figure(f"two-stages-{noise}", f"{percent(float(noise))} wrong labels: both stages", _caption, plot(both))
+    def _figures(self, noises, tables, plot):
+        caption = _caption
+        for noise in noises:
+            others = tables[f"comparison-{noise}"]
+            both = beside_plain(others[others["mode"] == "plain network"], tables[f"two-stages-{noise}"])
+            heading = f"{wrong_labels(float(noise))}: both stages"
+            yield Figure(f"two-stages-{noise}", heading, caption, plot(both))
+            caption = ""                                                                # said once
 
     def findings(self, section, tables): return _numbers(section[next(iter(section))])

@@ -114,6 +114,10 @@ FUNCTIONS = {
                 "methods": ([], ["nothing"])},
     "rankings": {"methods": (["nothing"],)},
     "findings": {"out": ("nothing", "a\nb")},
+    "memorization": {"network": ("nothing", 3), "subsets": (0, 1, 1.5, nan), "fraction": (*SHARE, 0., 1.),
+                     "workers": COUNT, "threads": COUNT, "gpus_per_cell": LEAST0, "out": ("a file", "a folder")},
+    "influence": {"out": ("nothing", "a\nb", "a folder"), "least": (*SHARE, 0.)},
+    "rank_correlation": {"b": ([], [1.]), "draws": COUNT, "seed": SEED},
 }
 NUMBERS = ("0", "-1", "1.5", "nan")
 SHARES = ("-0.1", "1.1", "nan", "inf")
@@ -203,6 +207,8 @@ def valid(folder):
         "suspects": {"net": tied, "train": train}, "detection": {"noisy": train.noisy},
         "out_of_fold": make | {"train": train, "recipe": recipe, "out": "out", **quiet},
         "contest": make | data | {"train": clean, "methods": ("loss",)}, "rankings": make | data,
+        "memorization": data | {"network": small()}, "influence": {"out": "out"},
+        "rank_correlation": {"a": [1., 2.], "b": [2., 1.]},
     }
     methods = {"Run.state": run.state, "Run.model": run.model, "Run.of": memloc.Run.of}
     methods["rankings"] = lambda **arguments: list(memloc.rankings(**arguments))

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from memloc.auditing import suspects
+from memloc.benchmark import growth, growth_rates
 from memloc.data import Examples, add_label_noise
 from memloc.rewinding import rewind
 from memloc.runs import fit
@@ -84,6 +85,14 @@ def test_many_take_no_more_than_few():
     print(f"2,000 pictures: {few:.0f} MB; 40,000: {many:.0f} MB")
     assert few > 100                                               # the interpreter alone, with torch, holds more
     assert many - few < 150
+
+
+def test_lazily_read_pictures_take_no_memory():
+    "Bytes for an example more are those of labels and answers; in memory, those of a picture of 256 bytes as well"
+    rates = growth_rates(growth((10_000, 100_000), ("predict",), progress=False)).set_index("pictures").bytes
+    print(rates.to_dict())
+    assert rates["lazily read"] < 180
+    assert rates["in memory"] - rates["lazily read"] > 180
 
 
 if __name__ == "__main__":

@@ -99,9 +99,23 @@ def test_the_first_picture_is_near(chapter):
     assert before <= TWO_SCREENS, f"{before} lines before the first picture"
 
 
+def shown(*chapters):
+    "Names of the picture files that prose shows"
+    return set(re.findall(r"[(\"]pictures/([^)\"]+)[)\"]", "".join(map(prose, chapters))))
+
+
 def test_each_picture_file_is_shown():
-    files = {file.name for file in (root / "nbs/pictures").iterdir()}
-    assert files == set(re.findall(r"\]\(pictures/([^)]+)\)", "".join(map(prose, chapters))))
+    assert {file.name for file in (root / "nbs/pictures").iterdir()} == shown(*chapters)
+
+
+@named
+def test_the_gallery_is_complete(chapter):
+    if chapter.stem == "index": return                                        # whose picture chapter 14 has too
+    pictures = [where for where, output in outputs(chapter) if "image/png" in output.get("data", {})]
+    nth = [pictures[:k].count(where) + 1 for k, where in enumerate(pictures)]
+    names = {f"{chapter.stem}-{where}" + (f"-{n}" if n > 1 else "") + ".png"
+             for where, n in zip(pictures, nth, strict=True)}
+    assert names <= shown(root / "nbs/gallery.ipynb"), "has a picture that the gallery does not show"
 
 
 @named

@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -11,7 +12,11 @@ import pytest
 
 import memloc
 from memloc.basics import InputError
+from memloc.data import load, sample
+from memloc.memorization_scores import memorization
+from memloc.networks import resnet9
 from memloc.sweeps import in_short, on_this_machine, sweep
+from memloc.training import Recipe
 
 TINY = {"preset": "smoke", "examples": 150, "epochs": 12, "parts": ("training",)}
 GRID = {"noise": (0.1, 0.2, 0.3), "seeds": (0, 1)}
@@ -34,8 +39,13 @@ def undisturbed(tmp_path_factory):
 
 def when_training(out, then):
     "Do something once a cell below a folder trains; the thread that waits for it"
+    return when_there(out, "epoch-0002.safetensors", then)
+
+
+def when_there(out, name, then):
+    "Do something once a file or folder of that name is there, anywhere below one; the thread that waits for it"
     def wait():
-        while not any(Path(out).rglob("epoch-0002.safetensors")): time.sleep(.05)
+        while not any(Path(out).rglob(name)): time.sleep(.05)
         then()
     thread = threading.Thread(target=wait, daemon=True)
     thread.start()
@@ -105,3 +115,24 @@ class Deadly:
     "Settings that kill whoever reads them"
     @property
     def out(self): os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.filterwarnings("ignore:.*subsets or in none")
+def test_scores_on_a_cluster_and_here(tmp_path):
+    "Networks that a cluster trains are those of this machine, also where a worker of it was killed"
+    ray = pytest.importorskip("ray")
+    train = sample(load("digits")[0], 150)
+    recipe = Recipe(epochs=6, batch=50, peak=1)
+    scores = partial(memorization, train, partial(resnet9, 1, width=.125), recipe, subsets=4, progress=False)
+    def kill():
+        worker, = (p for p in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(p.cmdline()))
+        os.kill(worker.pid, signal.SIGKILL)
+    when_there(tmp_path, "trial-0001", kill)
+    here = scores(tmp_path / "here")
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
+    try: there = scores(tmp_path / "there", ray="auto")
+    finally: ray.shutdown()
+    assert here.equals(there)
+    files = sorted((tmp_path / "here").rglob("*.safetensors"))
+    assert len(files) == 4
+    for file in files: assert file.read_bytes() == (tmp_path / "there" / file.parent.name / file.name).read_bytes()
