@@ -35,7 +35,7 @@ CHAPTER = "31_explorers.ipynb"
 PRESET = os.environ.get("MEMLOC_EXPLORER_PRESET", "smoke")   # latencies that mean something are those of `laptop`
 PICTURES = os.environ.get("MEMLOC_SCREENSHOTS")              # a folder to keep the screenshots and times in
 FIRST = {                                                    # explorers, and the first part of the state of each
-    "RewindExplorer": "layer", "GradientExplorer": "epoch", "NeuronExplorer": "example", "DropoutExplorer": "p_gen",
+    "RewindExplorer": "layer", "GradientExplorer": "epoch", "NeuronExplorer": "example", "DropoutExplorer": "way",
     "PatternExplorer": "network",
 }
 OUTPUT = ".jp-OutputArea-output"
@@ -415,8 +415,7 @@ def apart(page, runs, data):
     "The explorer of neurons, with the cursor where the chapter left it"
     train, _ = data
     s = Shown(page, NeuronExplorer(Run(runs / "gradients"), train, progress=False))
-    s.own.pick_layer.value = s.dropdown("layer").input_value()
-    s.own.pick_neuron.value = int(s.number("neuron").input_value())
+    s.own.set(layer=s.dropdown("layer").input_value(), neuron=int(s.number("neuron").input_value()))
     return s
 
 
@@ -443,15 +442,15 @@ def test_neurons(apart, page, runs, data, report):
     for name in (("conv1", 1), ("conv4", 0), ("conv1", 1)):
         s.hit("neuron, click", "neurons", *own.place[name])
         settled(s)
-        own._point(name)
+        own.toggle(*name)
         settled(s)
         s.check()
     assert s.says(f"{accuracy_without(model, train, own.off)['clean']:.3f}")
     s.choose("neuron's layer, list", "layer", "conv3")
-    own.pick_layer.value = "conv3"
+    own.layer = "conv3"
     s.number("neuron").fill("5")
     s.press("neuron's number, key", "Enter")
-    own.pick_neuron.value = 5
+    own.neuron = 5
     s.check()
     s.button("switch off or on").focus()
     s.press("switch, key", "Enter")
@@ -512,6 +511,11 @@ def test_dropout(page, runs, data, report):
     s.after("p_gen, drag", lambda: s.drag("p_gen", 0))
     own.p_gen = own.choices["p_gen"][0]
     s.check()
+    s.choose("way, list", "trained", "in two stages")
+    own.way = "in two stages"
+    s.check()
+    tied = Run(runs / "map" / f"two-stages-{own.p_gen}" / "memorize").model()
+    assert s.says(*(f"{v:.3f}" for v in mode_accuracy(tied, train, test).set_index("mode").loc[own.mode]))
     finish(s, report)
 
 
