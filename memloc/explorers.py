@@ -59,6 +59,7 @@ class RewindExplorer(Explorer):
         self.train = train
         self.groups = by_group(train)
         layers = list(frame.layer.unique())
+        self.maps = {group: self.cells[group].unstack().loc[layers] for group in self.groups}
         titles = ["clean, put back to epoch", "noisy, put back to epoch", "this layer"]
         plan = layout_of([.4, .4, .2], [220, 80, 80], titles, whole=(2, 3), names=layers)
         self.set_up(plan, layer=layers, epoch=run.epochs, show=["lost", "kept"])
@@ -96,7 +97,7 @@ def update(self: RewindExplorer):
 @patch
 def _show_accuracy(self: RewindExplorer, group, cell):
     "Accuracy on a group: of all layers as a map, and of the chosen one as a curve"
-    table = self.cells[group].unstack().loc[self.choices["layer"]]
+    table = self.maps[group]
     self.map(group, cell, table, scale=group == "noisy")
     self.curve(f"{group} curve", (1, 3), "epoch", table.loc[self.layer], colors[group], group)
 
@@ -274,6 +275,12 @@ def _removals(self: NeuronExplorer):
 def _until_step(self: NeuronExplorer): return tuple(self._removals()[:self.step])
 
 @patch
+def _says(self: NeuronExplorer):
+    "What is answered to the example now, (classes,); after a removal that is known"
+    if self.example in self.courses and self.off == self._until_step(): return self.courses[self.example][self.step]
+    return answers_without(self.model, self.train, self.example, [self.off]).values[0]
+
+@patch
 def _take_apart(self: NeuronExplorer):
     "The example's removals, in the background if they are not known"
     index = self.example
@@ -396,7 +403,7 @@ def _show_lost(self: NeuronExplorer, row):
 def update(self: NeuronExplorer):
     "The line of numbers, and the numbers"
     i = self.example
-    now = answers_without(self.model, self.train, i, [self.off]).values[0]
+    now = self._says()
     for k, (group, index) in enumerate(self.offered.items()):
         self.gallery(group, (k + 1, 1), self.train, index, group, 16, "example")
     row = len(self.offered) + 1
@@ -457,8 +464,8 @@ class DropoutExplorer(Explorer):
         titles = ["accuracy in each mode", *[f"{group}, all networks" for group in self.accuracy]]
         plan = layout_of([1] * len(self.accuracy.columns), rows, titles, whole={*range(1, len(rows) + 1)} - {2})
         names = self.accuracy.index
-        modes = names.unique("mode").tolist()
-        self.set_up(plan, **{part: sorted(names.unique(part)) for part in ("way", "p_gen", "p_mem")}, mode=modes)
+        self.set_up(plan, **{part: names.unique(part).tolist() for part in names.names})
+        modes = self.choices["mode"]
         words = [mode.replace("_", " and ") for mode in modes]
         self.axes((1, 1), {"tickvals": modes, "ticktext": words}, {"range": [0, 1.15]})
         self.mode = modes[-1]
@@ -484,7 +491,9 @@ def _measure(self: DropoutExplorer, runs, test, progress):
         name = _way(run), tied.p_gen, tied.p_mem
         tables[name] = mode_accuracy(tied, self.train, test).set_index("mode").astype(float)
         self.answers[name] = mode_answers(tied, self.train)
-    self.accuracy = pd.concat(dict(sorted(tables.items())), names=["way", "p_gen", "p_mem"])    # groups, and test
+    found = pd.concat(tables, names=["way", "p_gen", "p_mem"])
+    levels = [*(sorted(set(part)) for part in zip(*tables, strict=True)), found.index.unique("mode")]
+    self.accuracy = found.reindex(pd.MultiIndex.from_product(levels, names=found.index.names))    # NaN: no such network
 
 @patch
 def follow(self: DropoutExplorer, name):
@@ -499,20 +508,16 @@ def _go_near(self: DropoutExplorer, p_gen, p_mem):
 
 # %% ../nbs/31_explorers.ipynb #02ff355f
 @patch
-def _show_modes(self: DropoutExplorer, group):
+def _show_modes(self: DropoutExplorer, group, values):
     "Accuracy of the chosen network in all modes; the bars of those that are not chosen are pale"
-    modes = self.choices["mode"]
-    values = [self.accuracy[group].get((self.way, self.p_gen, self.p_mem, mode)) for mode in modes]
-    shown = {"color": shade(group), "opacity": [1 if mode == self.mode else .3 for mode in modes]}
-    self.put(f"{group} bars", (1, 1), ["mode"], type="bar", x=modes, y=values, texttemplate="%{y:.2f}",
+    shown = {"color": shade(group), "opacity": [1 if mode == self.mode else .3 for mode in values.index]}
+    self.put(f"{group} bars", (1, 1), ["mode"], type="bar", x=values.index, y=values, texttemplate="%{y:.2f}",
              textposition="outside", cliponaxis=False, marker=shown,
              hovertemplate="%{y:.3f}<extra>" + group + "</extra>")
 
 @patch
-def _show_networks(self: DropoutExplorer, group, cell):
+def _show_map(self: DropoutExplorer, group, table, cell):
     "Accuracy of all networks in the chosen mode, bright where it is good: few noisy examples are to be known"
-    found = self.accuracy[group].xs((self.way, self.mode), level=("way", "mode")).unstack()
-    table = found.reindex(index=self.choices["p_gen"], columns=self.choices["p_mem"])
     self.map(f"{group} map", cell, table, reversescale=group == "noisy", texttemplate="%{z:.2f}")
 
 # %% ../nbs/31_explorers.ipynb #84bde0b7
@@ -533,15 +538,17 @@ def _show_changed(self: DropoutExplorer, group, cell):
 @patch
 def update(self: DropoutExplorer):
     "The line of numbers, and the numbers"
+    by_mode = self.accuracy.loc[self.way, self.p_gen, self.p_mem]                           # (modes, groups)
+    maps = self.accuracy.xs((self.way, self.mode), level=("way", "mode")).unstack()         # (p_gen, groups x p_mem)
     for k, group in enumerate(self.accuracy):
-        self._show_modes(group)
-        self._show_networks(group, (2, k + 1))
+        self._show_modes(group, by_mode[group])
+        self._show_map(group, maps[group], (2, k + 1))
     changed = {f"{group}_changed": self._show_changed(group, (k + 3, 1)) for k, group in enumerate(self.groups)}
     name = self.way, self.p_gen, self.p_mem
     if name not in self.answers:
         return (f"No network with p_gen {self.p_gen} and p_mem {self.p_mem} has been trained {self.way}: "
                 "choose another pair, or train this one with accuracy_map"), {}
-    accuracy = self.accuracy.loc[(*name, self.mode)].to_dict()
+    accuracy = by_mode.loc[self.mode].to_dict()
     said = f"mode <b>{self.mode.replace('_', ' and ')}</b>:&emsp;{groups_say(accuracy)}"
     return f"p_gen <b>{self.p_gen}</b>, p_mem <b>{self.p_mem}</b>, {said}", {**accuracy, **changed}
 
