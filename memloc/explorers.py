@@ -89,17 +89,11 @@ def update(self: RewindExplorer):
     now = self.cells.loc[(self.layer, self.epoch)]
     numbers = {}
     for k, group in enumerate(self.groups):
-        self._show_accuracy(group, (1, k + 1))
+        self.map(group, (1, k + 1), self.maps[group], scale=group == "noisy")
+        self.curve(f"{group} curve", (1, 3), "epoch", self.maps[group].loc[self.layer], colors[group], group)
         numbers |= {group: float(now[group]), f"{group}_{self.show}": self._show_group(group, (k + 2, 1), now.right)}
     said = groups_say({group: now[group] for group in self.groups})
     return f"<b>{self.layer}</b> put back to epoch <b>{self.epoch}</b>:&emsp;{said}", numbers
-
-@patch
-def _show_accuracy(self: RewindExplorer, group, cell):
-    "Accuracy on a group: of all layers as a map, and of the chosen one as a curve"
-    table = self.maps[group]
-    self.map(group, cell, table, scale=group == "noisy")
-    self.curve(f"{group} curve", (1, 3), "epoch", table.loc[self.layer], colors[group], group)
 
 @patch
 def _show_group(self: RewindExplorer, group, cell, right):
@@ -218,7 +212,7 @@ class NeuronExplorer(Explorer):
         plan = layout_of([.2, .25, .55], rows, titles, whole, self.channels, gap=30)
         self.set_up(plan, example=range(len(train)), step=range(1), off=None, layer=list(self.channels),
                     neuron=range(1))
-        self.example = [*self.offered.get("noisy", ()), *next(iter(self.offered.values()))][0]
+        self.example = next(offered[0] for offered in reversed(self.offered.values()) if offered)
         self.layer = self.choices["layer"][0]
         self.assemble(*self._controls())
         for part in ("example", "layer"): self.follow(part)
@@ -273,12 +267,6 @@ def _removals(self: NeuronExplorer):
 
 @patch
 def _until_step(self: NeuronExplorer): return tuple(self._removals()[:self.step])
-
-@patch
-def _says(self: NeuronExplorer):
-    "What is answered to the example now, (classes,); after a removal that is known"
-    if self.example in self.courses and self.off == self._until_step(): return self.courses[self.example][self.step]
-    return answers_without(self.model, self.train, self.example, [self.off]).values[0]
 
 @patch
 def _take_apart(self: NeuronExplorer):
@@ -403,7 +391,8 @@ def _show_lost(self: NeuronExplorer, row):
 def update(self: NeuronExplorer):
     "The line of numbers, and the numbers"
     i = self.example
-    now = self._says()
+    known = i in self.courses and self.off == self._until_step()
+    now = self.courses[i][self.step] if known else answers_without(self.model, self.train, i, [self.off]).values[0]
     for k, (group, index) in enumerate(self.offered.items()):
         self.gallery(group, (k + 1, 1), self.train, index, group, 16, "example")
     row = len(self.offered) + 1
@@ -515,11 +504,6 @@ def _show_modes(self: DropoutExplorer, group, values):
              textposition="outside", cliponaxis=False, marker=shown,
              hovertemplate="%{y:.3f}<extra>" + group + "</extra>")
 
-@patch
-def _show_map(self: DropoutExplorer, group, table, cell):
-    "Accuracy of all networks in the chosen mode, bright where it is good: few noisy examples are to be known"
-    self.map(f"{group} map", cell, table, reversescale=group == "noisy", texttemplate="%{z:.2f}")
-
 # %% ../nbs/31_explorers.ipynb #84bde0b7
 @patch
 def _show_changed(self: DropoutExplorer, group, cell):
@@ -542,7 +526,8 @@ def update(self: DropoutExplorer):
     maps = self.accuracy.xs((self.way, self.mode), level=("way", "mode")).unstack()         # (p_gen, groups x p_mem)
     for k, group in enumerate(self.accuracy):
         self._show_modes(group, by_mode[group])
-        self._show_map(group, maps[group], (2, k + 1))
+        bright_is_good = {"reversescale": group == "noisy"}
+        self.map(f"{group} map", (2, k + 1), maps[group], texttemplate="%{z:.2f}", **bright_is_good)
     changed = {f"{group}_changed": self._show_changed(group, (k + 3, 1)) for k, group in enumerate(self.groups)}
     name = self.way, self.p_gen, self.p_mem
     if name not in self.answers:
@@ -598,7 +583,14 @@ class PatternExplorer(Explorer):
         self.set_up(plan, network=names, other=names, label=list(range(known)), start=list(range(starts)), step=kept)
         self.axes((1, 3), {}, {"range": [-.03, 1.03]})
         self._begin()
-        self.assemble(*self._controls())
+        labels = list(zip(self.classes, self.choices["label"], strict=True))
+        what = [
+            self.control("network", "network", "190px", kind=widgets.Dropdown),
+            self.control("label", "class", "130px", labels, widgets.Dropdown),
+            self.control("start", "start", "220px"),
+            self.control("other", "compare with", "230px", kind=widgets.Dropdown),
+        ]
+        self.assemble(what, [self.control("step", "step", "420px"), self.player("step", 250)])
 
 # %% ../nbs/31_explorers.ipynb #7723ef8a
 @patch
@@ -615,23 +607,13 @@ def _remember(self: PatternExplorer, networks, grow, lead):
 @patch
 def _begin(self: PatternExplorer):
     "Choose the first network's pattern that grew most, at its end, and ask the last network"
-    self.network, *_, self.other = [*self.choices["network"], *self.choices["network"]]
+    names = self.choices["network"]
+    self.network = names[0]
+    self.other = names[-1]
     says = self.says[self.network, self.network]
     grown = np.diagonal(says[-1] - says[0], axis1=0, axis2=2).T            # (classes, starts)
     self.label, self.start = np.unravel_index(grown.argmax(), grown.shape)
     self.step = self.choices["step"][-1]
-
-@patch
-def _controls(self: PatternExplorer):
-    "Two rows of controls"
-    labels = list(zip(self.classes, self.choices["label"], strict=True))
-    what = [
-        self.control("network", "network", "190px", kind=widgets.Dropdown),
-        self.control("label", "class", "130px", labels, widgets.Dropdown),
-        self.control("start", "start", "220px"),
-        self.control("other", "compare with", "230px", kind=widgets.Dropdown),
-    ]
-    return what, [self.control("step", "step", "420px"), self.player("step", 250)]
 
 # %% ../nbs/31_explorers.ipynb #e28b1fda
 @patch

@@ -51,8 +51,8 @@ class Drawing(anywidget.AnyWidget):
       const figure = document.createElement("div");
       figure.setAttribute("role", "img");
       const draw = () => {
-        figure.setAttribute("aria-label", model.get("alt"));
         const { data, layout } = structuredClone(model.get("spec"));
+        figure.setAttribute("aria-label", layout.meta);
         return Plotly.react(figure, data, layout, { displayModeBar: false });
       };
       el.append(figure);
@@ -66,8 +66,7 @@ class Drawing(anywidget.AnyWidget):
     """
     _css = """.main-svg text:not(:is(.hoverlayer, .heatmaplayer) text) {
         fill: var(--jp-ui-font-color1, currentColor) !important }"""
-    spec = traitlets.Dict().tag(sync=True)       # {"data": traces, "layout": ...} of plotly
-    alt = traitlets.Unicode().tag(sync=True)     # the same in words
+    spec = traitlets.Dict().tag(sync=True)    # of plotly: "data" and "layout", which says in "meta" what is seen
     library = traitlets.Unicode().tag(sync=True)
 
 # %% ../nbs/figures.ipynb #gridcell
@@ -235,10 +234,9 @@ def draw(self: Explorer):
     with self.lock:
         said, self.numbers = self.update()
         notes = [*self.plan.get("annotations", ()), *self.notes.values()]
-        spec = {"data": list(self.traces.values()), "layout": {**self.plan, "annotations": notes}}
-        with self.figure.hold_sync():
-            self.figure.alt = self._in_words()
-            self.figure.spec = json.loads(json.dumps(spec, cls=PlotlyJSONEncoder))
+        layout = {**self.plan, "annotations": notes, "meta": self._in_words()}
+        spec = {"data": list(self.traces.values()), "layout": layout}
+        self.figure.spec = json.loads(json.dumps(spec, cls=PlotlyJSONEncoder))
         self.caption.value = said
         self.drawn()
 

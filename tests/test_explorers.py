@@ -263,8 +263,8 @@ class Shown:
 
     def differs(self):
         "What the browser shows otherwise than the library would; empty if nothing"
-        if self.alt() != self.own.figure.alt: return self.alt(), self.own.figure.alt
         spec = self.own.figure.spec
+        if self.alt() != spec["layout"]["meta"]: return self.alt(), spec["layout"]["meta"]
         ours = [*spec["data"], *spec["layout"]["annotations"]]
         data, notes = self.figure.evaluate(DRAWN)
         theirs = [*data, *notes]
