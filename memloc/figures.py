@@ -66,7 +66,7 @@ class Drawing(anywidget.AnyWidget):
     """
     _css = """.main-svg text:not(:is(.hoverlayer, .heatmaplayer) text) {
         fill: var(--jp-ui-font-color1, currentColor) !important }"""
-    spec = traitlets.Dict().tag(sync=True)    # of plotly: "data" and "layout", which says in "meta" what is seen
+    spec = traitlets.Dict().tag(sync=True)    # plotly's data and layout, whose meta has the same in words
     library = traitlets.Unicode().tag(sync=True)
 
 # %% ../nbs/figures.ipynb #gridcell
