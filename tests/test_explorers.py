@@ -637,8 +637,36 @@ def contrast(element):
     return (bright + .05) / (dark + .05)
 
 
-def test_where_no_kernel_runs():
-    "The stored chapter as a page: a picture for each explorer"
-    page, _ = HTMLExporter().from_filename(NBS / CHAPTER)
-    after = page.split("RewindExplorer</span><span class=\"p\">(</span><span class=\"n\">run")[1]
-    assert after.count('src="data:image/png;base64') >= 5
+@pytest.fixture
+def static(tmp_path, browser):
+    "The stored chapter as a page, without a kernel and without a network"
+    shutil.copy(NBS / CHAPTER, tmp_path)
+    shutil.copytree(NBS / "pictures", tmp_path / "pictures")
+    subprocess.run([sys.executable, NBS.parent / ".ci/interactive", tmp_path], check=True)
+    text, _ = HTMLExporter().from_filename(tmp_path / CHAPTER)
+    (tmp_path / "chapter.html").write_text(text)
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.context.set_offline(True)
+    page.complaints = []
+    page.on("pageerror", lambda e: page.complaints.append(str(e)))
+    page.goto((tmp_path / "chapter.html").as_uri())
+    return page
+
+
+def test_where_no_kernel_runs(static, tmp_path):
+    "Each explorer is drawn from what the chapter stores, and says what is under the pointer"
+    for name, first in FIRST.items():
+        figure = static.locator(f"[role=img][aria-label^='{first} ']")
+        figure.scroll_into_view_if_needed()
+        figure.locator(".main-svg").first.wait_for()
+        assert figure.bounding_box()["width"] > 700, name
+        static.screenshot(path=Path(PICTURES or tmp_path) / f"{name}-static.png")
+    rewound = static.locator("[role=img][aria-label^='layer ']")
+    rewound.scroll_into_view_if_needed()
+    noisy = rewound.evaluate("figure => figure.data.find(trace => trace.meta === 'noisy')")
+    layer, epoch, accuracy = noisy["y"][1], noisy["x"][2], noisy["z"][1][2]
+    static.mouse.move(*rewound.evaluate(PLACE, ["noisy", epoch, layer]))
+    said = rewound.locator(".hoverlayer text")
+    said.first.wait_for()
+    assert f"layer {layer}, epoch {epoch}: {accuracy:.3f}" in " ".join(said.all_text_contents())
+    assert not static.complaints, static.complaints
