@@ -133,13 +133,13 @@ class Explorer(widgets.VBox):
     @contextlib.contextmanager
     def at_once(self):
         "Whatever is chosen inside, it is drawn once, at the end."
-        if self.waiting: return (yield)
+        inside = self.waiting
         self.waiting = True
         try:
             yield
         finally:
-            self.waiting = False
-            self.draw()
+            self.waiting = inside
+            if not inside: self.draw()
 
     def _repr_mimebundle_(self, **kwargs):
         data = super()._repr_mimebundle_(**kwargs)
@@ -527,8 +527,9 @@ def row(self: Explorer,
     below: float = .45,    # room for `lines`, a share of the height
 ):
     "A row of pictures."
-    now = getattr(self, click or "", None)
-    if click: frames = [chosen if value == now else frame for value, frame in zip(values, frames, strict=True)]
+    if click:
+        now = getattr(self, click)
+        frames = [chosen if value == now else frame for value, frame in zip(values, frames, strict=True)]
     pixels = _side_by_side(images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy(), frames, room)
     high, wide = pixels.shape[:2]
     middles = wide / room * (np.arange(len(images)) + .5) - .5
