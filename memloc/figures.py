@@ -97,7 +97,7 @@ def layout_of(
                            subplot_titles=titles, horizontal_spacing=.09, vertical_spacing=gap / high)
     figure.update_annotations(font_size=12, yshift=10)            # of the titles
     left = 7 * max(map(len, names), default=0) + 10
-    margin = {"l": max(75, left), "r": 60, "t": 35, "b": 40, "autoexpand": False}
+    margin = {"l": max(75, left), "r": 50, "t": 35, "b": 40, "autoexpand": False}
     figure.update_layout(template={"layout": _look}, height=high + 75, margin=margin)
     cells = [(row, k) for row, line in enumerate(specs, 1) for k, cell in enumerate(line, 1) if cell is not None]
     return figure.to_plotly_json()["layout"], {cell: str(k if k > 1 else "") for k, cell in enumerate(cells, 1)}
@@ -464,7 +464,7 @@ def map(self: Explorer,
     self.axes(cell, {"type": "category"}, _downwards)
     low, high = self.axis(cell, "y")["domain"]
     right = self.axis(cell, "x")["domain"][1]
-    bar = {"x": right + .015, "y": (low + high) / 2, "len": high - low, "thickness": 8}
+    bar = {"x": right + .015, "y": (low + high) / 2, "len": high - low, "thickness": 8, "tickvals": [0, 1]}
     across, down = table.columns.name, table.index.name
     click = [across] if row is not None else [across, down]
     self.put(name, cell, click, type="heatmap", x=[*table.columns.map(str)], y=[*table.index.map(str)],
