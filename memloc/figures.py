@@ -465,7 +465,8 @@ def map(self: Explorer,
     low, high = self.axis(cell, "y")["domain"]
     right = self.axis(cell, "x")["domain"][1]
     bar = {"x": right + .015, "y": (low + high) / 2, "len": high - low, "thickness": 8, "tickvals": [0, 1]}
-    across, down = table.columns.name, table.index.name
+    across = table.columns.name
+    down = table.index.name
     click = [across] if row is not None else [across, down]
     self.put(name, cell, click, type="heatmap", x=[*table.columns.map(str)], y=[*table.index.map(str)],
              z=table.values, zmin=0, zmax=1, colorscale="Viridis", showscale=scale, colorbar=bar,
