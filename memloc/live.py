@@ -6,18 +6,19 @@
 __all__ = ['begun', 'train_as_told', 'LiveExplorer']
 
 # %% ../nbs/32_live.ipynb #32e00004
-import atexit
 import contextlib
 import html
 import os
 import pickle
 import signal
+import sys
 import tempfile
 import threading
 import time
 import weakref
 from dataclasses import replace
 from multiprocessing import Pipe, get_context
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 import anywidget
@@ -111,6 +112,7 @@ def train_as_told(
 ):
     "What the process does that trains, as long as somebody is at the other end of its pipe."
     signal.signal(signal.SIGINT, signal.SIG_IGN)                # a cell that is interrupted is not meant
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())        # and nothing is left of it
     if hasattr(os, "nice"): os.nice(5)                          # what is seen and pressed comes first
     torch.set_num_threads(threads)
     given = pickle.loads((folder / "given").read_bytes())
@@ -154,9 +156,11 @@ class _Trainer:
         self.folder.cleanup()
         _Trainer.only = None
 
-@atexit.register
 def _stop():
+    "Before a kernel ends: it would wait for its processes"
     if _Trainer.only: _Trainer.only.stop()
+
+Finalize(None, _stop, exitpriority=1)
 
 # %% ../nbs/32_live.ipynb #32e00017
 _settings = {
@@ -188,7 +192,7 @@ class LiveExplorer(Explorer):
         self.train = train
         self.test = test
         self.recipe = recipe or Recipe(epochs=15, batch=64, peak=3)
-        titles = ["own (dashed: test, in mode expected)", "dropped, recalibrated (dotted: only dropped, as in the paper)"]
+        titles = ["own (dashed: test, in mode expected)", "dropped, recalibrated (dotted: dropped, as in the paper)"]
         plan = layout_of([.5, .5], [190, 78, 78], titles, whole=(2, 3))
         self.set_up(plan, **_settings, mode=list(_modes.values()))
         self.assemble(*self._controls())
