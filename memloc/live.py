@@ -10,6 +10,7 @@ import contextlib
 import html
 import os
 import pickle
+import shutil
 import signal
 import sys
 import tempfile
@@ -31,7 +32,7 @@ from fastcore.basics import patch
 import memloc
 from .basics import InputError
 from .data import Examples, add_label_noise, check_examples, picture
-from .figures import Choice, Explorer, as_rgb, chosen, grey, groups_say, label_of, layout_of, opens, shade
+from .figures import Choice, Explorer, as_rgb, chosen, grey, groups_say, label_of, layout_of, opens, says, shade
 from .networks import network
 from .runs import fit
 from .sweeps import packed
@@ -121,6 +122,7 @@ def train_as_told(
         while True:
             try: _train(pipe, *wanted, folder / str(wanted[0][0]), *given)
             except _Another as another: wanted = another.args
+    shutil.rmtree(folder, ignore_errors=True)                   # of a kernel that was killed
 
 # %% ../nbs/32_live.ipynb #32e00015
 class _Trainer:
@@ -193,7 +195,7 @@ class LiveExplorer(Explorer):
         self.test = test
         self.recipe = recipe or Recipe(epochs=15, batch=64, peak=3)
         titles = ["own (dashed: test, in mode expected)", "dropped, recalibrated (dotted: dropped, as in the paper)"]
-        plan = layout_of([.5, .5], [190, 78, 78], titles, whole=(2, 3))
+        plan = layout_of([.5, .5], [190, 82, 82], titles, whole=(2, 3), gap=34)
         self.set_up(plan, **_settings, mode=list(_modes.values()))
         self.assemble(*self._controls())
 
@@ -352,6 +354,7 @@ def _controls(self: LiveExplorer):
     acts = {"start": self._start_or_pause, "step": self.step, "reset": self.reset, "drop": self.drop}
     self.buttons = {name: widgets.Button(layout={"width": "auto"}, description=name) for name in acts}
     for name, button in self.buttons.items(): button.on_click(lambda _, act=acts[name]: act())
+    self.buttons["start"].button_style = "primary"
     self.buttons["drop"].button_style = "warning"
     settings = [self.control(name, name, "200px") for name in _settings]
     mode = self.control("mode", "", "auto", list(_modes.items()), widgets.ToggleButtons)
@@ -394,13 +397,13 @@ def _show_curves(self: LiveExplorer):
 # %% ../nbs/32_live.ipynb #32e00027
 @patch
 def _lit(self: LiveExplorer, index, back=1):
-    "Which of these examples are given their wrong label in the chosen mode, (n,) bool; `back` epochs before the next"
-    if len(self.told) < back: return np.zeros(len(index), dtype=bool)
-    _, answers, _ = self.told[-back]
+    "Which of these examples are given their wrong label in the chosen mode, (n,) bool; now, or an epoch ago (`back` 2)"
+    if not self.told: return np.zeros(len(index), dtype=bool)
+    _, answers, _ = self.told[-back:][0]
     return answers[self.mode][index] == self.noisy.y.cpu().numpy()[index]
 
 @patch
-def _show_gallery(self: LiveExplorer, name, row, index):
+def _show_gallery(self: LiveExplorer, title, row, index):
     "Wrong labels: bright if they are given, in a yellow frame if only since the last epoch, dark if not"
     lit = self._lit(index)
     new = lit & ~self._lit(index, 2)
@@ -413,7 +416,7 @@ def _show_gallery(self: LiveExplorer, name, row, index):
         lines = [f"{line}<br>now {self.noisy.classes[answers[self.mode][i]]}"
                  for i, line in zip(index, lines, strict=True)]
     hover = [f"example {i}<br>{line}" for i, line in zip(index, lines, strict=True)]
-    self.row(name, (row, 1), images, frames, _room, lines=lines, hover=hover, title="wrong<br>labels", below=.75)
+    self.row(f"row {row}", (row, 1), images, frames, _room, lines=lines, hover=hover, title=title, below=.75)
     return int(lit.sum())
 
 # %% ../nbs/32_live.ipynb #32e00028
@@ -423,18 +426,22 @@ def update(self: LiveExplorer):
     if self.job[1:] != tuple(getattr(self, name) for name in _settings): self._begin()
     self._show_curves()
     index = np.flatnonzero(self.noisy.noisy.cpu().numpy())[:2 * _room]
-    lit = self._show_gallery("first", 2, index[:_room]) + self._show_gallery("second", 3, index[_room:])
+    lit = self._show_gallery("wrong<br>labels", 2, index[:_room]) + self._show_gallery("", 3, index[_room:])
     numbers = {"epoch": max(self.epoch, 0), "lit": lit}
     if self.sentence: return f'<span role="alert">{html.escape(self.sentence)}</span>', numbers
     if not self.told: return "Press start.", numbers
-    accuracy = self.told[-1][2][self.mode]
-    return f"{self._headline()}&emsp;{groups_say(accuracy)}", {**numbers, **accuracy}
+    *_, accuracies = self.told[-1]
+    accuracy = accuracies[self.mode]
+    said = groups_say(accuracy)
+    if self.mode == "own" and self.test is not None:
+        said += "&emsp;" + says("test, expected", accuracies["expected"]["test"], shade("test"))
+    return f"{self._headline()}&emsp;{said}", {**numbers, **accuracy}
 
 @patch
 def _headline(self: LiveExplorer):
     "How many wrong labels are given, in words"
     wrong = np.flatnonzero(self.noisy.noisy.cpu().numpy())
-    left = self._lit(wrong).sum()
-    says = "wrong labels memorized" if self.mode == "own" else "wrong labels left, memory dropped"
-    if self.mode == "dropped_recalibrated": says += " and recalibrated"
-    return f"Epoch {self.epoch}: <big><b>{left}</b> of {len(wrong)}</big> {says}"
+    many = f"<big><b>{self._lit(wrong).sum()}</b> of {len(wrong)}</big> wrong labels"
+    if self.mode == "own": return f"Epoch {self.epoch}: with its memory it repeats {many}"
+    how = "dropped" if self.mode == "dropped" else "dropped, recalibrated,"
+    return f"Epoch {self.epoch}: with its memory {how} it repeats {many}"
