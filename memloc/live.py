@@ -439,9 +439,8 @@ def update(self: LiveExplorer):
 
 @patch
 def _headline(self: LiveExplorer):
-    "How many wrong labels are given, in words"
+    "How many wrong labels are given in the chosen mode, in words"
     wrong = np.flatnonzero(self.noisy.noisy.cpu().numpy())
-    many = f"<big><b>{self._lit(wrong).sum()}</b> of {len(wrong)}</big> wrong labels"
-    if self.mode == "own": return f"Epoch {self.epoch}: with its memory it repeats {many}"
-    how = "dropped" if self.mode == "dropped" else "dropped, recalibrated,"
-    return f"Epoch {self.epoch}: with its memory {how} it repeats {many}"
+    mode = self.mode.replace("dropped_", "")
+    left = f"<big><b>{self._lit(wrong).sum()}</b> of {len(wrong)}</big>"
+    return f"Epoch {self.epoch}, {mode}: repeats {left} wrong labels"

@@ -218,12 +218,13 @@ def trainers(folder):
 def test_it_ends(shown, page, lab):  # noqa: F811
     "With the explorer, and with the kernel; nothing was complained of"
     assert len(trainers(lab[1])) == 1
-    page.locator(".jp-CodeCell").last.click()
+    page.locator(".jp-InputPrompt").last.click()
     page.keyboard.press("Escape")
     page.keyboard.press("b")
     page.keyboard.press("Enter")
     page.keyboard.insert_text("live.close()\nother = LiveExplorer(truth, test)\nother.start()")
     page.keyboard.press("Shift+Enter")
+    time.sleep(8); page.screenshot(path="/tmp/live_x/end.png")
     until(lambda: run_through(page) and not shown.figure.count(), 30, "the explorer did not go")
     assert len(trainers(lab[1])) == 1
     menu(page, "Kernel", "Shut Down Kernel")
