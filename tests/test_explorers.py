@@ -35,7 +35,7 @@ CHAPTER = "31_explorers.ipynb"
 PRESET = os.environ.get("MEMLOC_EXPLORER_PRESET", "smoke")   # latencies that mean something are those of `laptop`
 PICTURES = os.environ.get("MEMLOC_SCREENSHOTS")              # a folder to keep the screenshots and times in
 FIRST = {                                                    # explorers, and the first part of the state of each
-    "RewindExplorer": "layer", "GradientExplorer": "epoch", "NeuronExplorer": "example", "DropoutExplorer": "p_gen",
+    "RewindExplorer": "layer", "GradientExplorer": "epoch", "NeuronExplorer": "example", "DropoutExplorer": "way",
     "PatternExplorer": "network",
 }
 OUTPUT = ".jp-OutputArea-output"
@@ -263,8 +263,8 @@ class Shown:
 
     def differs(self):
         "What the browser shows otherwise than the library would; empty if nothing"
-        if self.alt() != self.own.figure.alt: return self.alt(), self.own.figure.alt
         spec = self.own.figure.spec
+        if self.alt() != spec["layout"]["meta"]: return self.alt(), spec["layout"]["meta"]
         ours = [*spec["data"], *spec["layout"]["annotations"]]
         data, notes = self.figure.evaluate(DRAWN)
         theirs = [*data, *notes]
@@ -415,8 +415,7 @@ def apart(page, runs, data):
     "The explorer of neurons, with the cursor where the chapter left it"
     train, _ = data
     s = Shown(page, NeuronExplorer(Run(runs / "gradients"), train, progress=False))
-    s.own.pick_layer.value = s.dropdown("layer").input_value()
-    s.own.pick_neuron.value = int(s.number("neuron").input_value())
+    s.own.set(layer=s.dropdown("layer").input_value(), neuron=int(s.number("neuron").input_value()))
     return s
 
 
@@ -443,15 +442,15 @@ def test_neurons(apart, page, runs, data, report):
     for name in (("conv1", 1), ("conv4", 0), ("conv1", 1)):
         s.hit("neuron, click", "neurons", *own.place[name])
         settled(s)
-        own._point(name)
+        own.toggle(*name)
         settled(s)
         s.check()
     assert s.says(f"{accuracy_without(model, train, own.off)['clean']:.3f}")
     s.choose("neuron's layer, list", "layer", "conv3")
-    own.pick_layer.value = "conv3"
+    own.layer = "conv3"
     s.number("neuron").fill("5")
     s.press("neuron's number, key", "Enter")
-    own.pick_neuron.value = 5
+    own.neuron = 5
     s.check()
     s.button("switch off or on").focus()
     s.press("switch, key", "Enter")
@@ -512,6 +511,11 @@ def test_dropout(page, runs, data, report):
     s.after("p_gen, drag", lambda: s.drag("p_gen", 0))
     own.p_gen = own.choices["p_gen"][0]
     s.check()
+    s.choose("way, list", "trained", "in two stages")
+    own.way = "in two stages"
+    s.check()
+    tied = Run(runs / "map" / f"two-stages-{own.p_gen}" / "memorize").model()
+    assert s.says(*(f"{v:.3f}" for v in mode_accuracy(tied, train, test).set_index("mode").loc[own.mode]))
     finish(s, report)
 
 
@@ -633,8 +637,36 @@ def contrast(element):
     return (bright + .05) / (dark + .05)
 
 
-def test_where_no_kernel_runs():
-    "The stored chapter as a page: a picture for each explorer"
-    page, _ = HTMLExporter().from_filename(NBS / CHAPTER)
-    after = page.split("RewindExplorer</span><span class=\"p\">(</span><span class=\"n\">run")[1]
-    assert after.count('src="data:image/png;base64') >= 5
+@pytest.fixture
+def static(tmp_path, browser):
+    "The stored chapter as a page, without a kernel and without a network"
+    shutil.copy(NBS / CHAPTER, tmp_path)
+    shutil.copytree(NBS / "pictures", tmp_path / "pictures")
+    subprocess.run([sys.executable, NBS.parent / ".ci/interactive", tmp_path], check=True)
+    text, _ = HTMLExporter().from_filename(tmp_path / CHAPTER)
+    (tmp_path / "chapter.html").write_text(text)
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.context.set_offline(True)
+    page.complaints = []
+    page.on("pageerror", lambda e: page.complaints.append(str(e)))
+    page.goto((tmp_path / "chapter.html").as_uri())
+    return page
+
+
+def test_where_no_kernel_runs(static, tmp_path):
+    "Each explorer is drawn from what the chapter stores, and says what is under the pointer"
+    for name, first in FIRST.items():
+        figure = static.locator(f"[role=img][aria-label^='{first} ']")
+        figure.scroll_into_view_if_needed()
+        figure.locator(".main-svg").first.wait_for()
+        assert figure.bounding_box()["width"] > 700, name
+        static.screenshot(path=Path(PICTURES or tmp_path) / f"{name}-static.png")
+    rewound = static.locator("[role=img][aria-label^='layer ']")
+    rewound.scroll_into_view_if_needed()
+    noisy = rewound.evaluate("figure => figure.data.find(trace => trace.meta === 'noisy')")
+    layer, epoch, accuracy = noisy["y"][1], noisy["x"][2], noisy["z"][1][2]
+    static.mouse.move(*rewound.evaluate(PLACE, ["noisy", epoch, layer]))
+    said = rewound.locator(".hoverlayer text")
+    said.first.wait_for()
+    assert f"layer {layer}, epoch {epoch}: {accuracy:.3f}" in " ".join(said.all_text_contents())
+    assert not static.complaints, static.complaints

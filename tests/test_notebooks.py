@@ -12,6 +12,7 @@ chapters = sorted((root / "nbs").glob("*.ipynb"))
 named = pytest.mark.parametrize("chapter", chapters, ids=lambda chapter: chapter.stem)
 
 MOST = 5_000_000                                            # bytes of all notebooks together
+PLOTLY = "application/vnd.plotly.v1+json"
 TWO_SCREENS = 90                                            # lines
 BAR = re.compile(r"\d+%\|.*\|\s*\d+/\d+|\d+(\.\d+)?\s?(it|s|step|epoch)/(s|it)\b")       # of tqdm
 MACHINE = re.compile(r"(?<![\w.])/(home|root|Users|tmp|work|mnt|usr|opt|var)/|[A-Z]:\\\\?Users")
@@ -63,6 +64,16 @@ def test_no_widget_metadata(chapter):
     assert "widgets" not in notebook["metadata"]
     kinds = [(where, kind) for where, output in outputs(chapter) for kind in output.get("data", {})]
     assert not [where for where, kind in kinds if "widget" in kind]
+
+
+@named
+def test_figures_to_touch_are_small(chapter):
+    "A figure of plotly's has at most 300 KB, and a picture where it cannot be drawn"
+    for where, output in outputs(chapter):
+        data = output.get("data", {})
+        if PLOTLY not in data: continue
+        assert len(json.dumps(data[PLOTLY])) <= 300_000, f"cell {where} stores a large figure"
+        assert "image/png" in data, f"cell {where} has no picture beside its figure: run .ci/tidy"
 
 
 @named
