@@ -8,7 +8,6 @@ __all__ = ['begun', 'train_as_told', 'LiveExplorer']
 # %% ../nbs/32_live.ipynb #32e00004
 import contextlib
 import html
-import os
 import pickle
 import shutil
 import signal
@@ -31,8 +30,20 @@ from fastcore.basics import patch
 
 import memloc
 from .basics import InputError
-from .data import Examples, add_label_noise, check_examples, picture
-from .figures import Choice, Explorer, as_rgb, chosen, grey, groups_say, label_of, layout_of, opens, says, shade
+from .data import Examples, add_label_noise, check_examples
+from memloc.figures import (
+    Choice,
+    Explorer,
+    button,
+    chosen,
+    grey,
+    groups_say,
+    label_of,
+    layout_of,
+    opens,
+    pictures_of,
+    shade,
+)
 from .networks import network
 from .runs import fit
 from .sweeps import packed
@@ -114,7 +125,6 @@ def train_as_told(
     "What the process does that trains, as long as somebody is at the other end of its pipe."
     signal.signal(signal.SIGINT, signal.SIG_IGN)                # a cell that is interrupted is not meant
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())        # and nothing is left of it
-    if hasattr(os, "nice"): os.nice(5)                          # what is seen and pressed comes first
     torch.set_num_threads(threads)
     given = pickle.loads((folder / "given").read_bytes())
     with contextlib.suppress(EOFError, OSError):
@@ -293,16 +303,19 @@ def step(self: LiveExplorer):
 @patch
 def finish(self: LiveExplorer):
     "Return when it has been trained as far as was asked for."
-    while not self.sentence and self.until > self.epoch: time.sleep(.02)
+    while True:
+        with self.lock:                                 # what was told last is drawn
+            if self.sentence or self.until <= self.epoch: return
+        time.sleep(.02)
 
 # %% ../nbs/32_live.ipynb #32e00023
 @patch
 def reset(self: LiveExplorer):
     "Begin anew, with the memory there."
     if self.error: raise InputError(self.error)
-    with self.lock:
+    with self.lock, self.at_once():
         self._begin()
-        self.set(mode="own")
+        self.mode = "own"
 
 @patch
 def drop(self: LiveExplorer):
@@ -310,11 +323,9 @@ def drop(self: LiveExplorer):
     self.set(mode="dropped_recalibrated" if self.mode == "own" else "own")
 
 @patch
-def redraw(self: LiveExplorer, change):
-    "Something was chosen; what changes the training starts with the memory there"
-    if self.waiting: return
-    if change.name in _settings: self.set(mode="own")
-    else: self.draw()
+def follow(self: LiveExplorer, name):
+    "What changes the training starts with the memory there"
+    if name in _settings: self.mode = "own"
 
 @patch
 def close(self: LiveExplorer):
@@ -352,10 +363,10 @@ def _controls(self: LiveExplorer):
     keys = _Keys()
     keys.on_msg(lambda *_: self.drop())
     acts = {"start": self._start_or_pause, "step": self.step, "reset": self.reset, "drop": self.drop}
-    self.buttons = {name: widgets.Button(layout={"width": "auto"}, description=name) for name in acts}
-    for name, button in self.buttons.items(): button.on_click(lambda _, act=acts[name]: act())
+    self.buttons = {name: button(name, act) for name, act in acts.items()}
     self.buttons["start"].button_style = "primary"
     self.buttons["drop"].button_style = "warning"
+    for pushed in self.buttons.values(): pushed.layout.width = "auto"
     settings = [self.control(name, name, "200px") for name in _settings]
     mode = self.control("mode", "", "auto", list(_modes.items()), widgets.ToggleButtons)
     return [*self.buttons.values(), mode, keys], settings
@@ -408,8 +419,8 @@ def _show_gallery(self: LiveExplorer, title, row, index):
     lit = self._lit(index)
     new = lit & ~self._lit(index, 2)
     frames = np.where(lit, np.where(new, chosen, shade("noisy")), grey)
-    images = np.array([as_rgb(picture(self.noisy, i)) for i in index]).reshape(-1, *self.noisy.shape[1:], 3)
-    images = (images * np.where(lit, 1, .3)[:, None, None, None]).astype(np.uint8)
+    light = torch.from_numpy(np.where(lit, 1, .3))[:, None, None, None]
+    images = (pictures_of(self.noisy, index) * light).to(torch.uint8)
     lines = [label_of(self.noisy, i) for i in index]
     if self.told:
         _, answers, _ = self.told[-1]
@@ -431,11 +442,9 @@ def update(self: LiveExplorer):
     if self.sentence: return f'<span role="alert">{html.escape(self.sentence)}</span>', numbers
     if not self.told: return "Press start.", numbers
     *_, accuracies = self.told[-1]
-    accuracy = accuracies[self.mode]
-    said = groups_say(accuracy)
-    if self.mode == "own" and self.test is not None:
-        said += "&emsp;" + says("test, expected", accuracies["expected"]["test"], shade("test"))
-    return f"{self._headline()}&emsp;{said}", {**numbers, **accuracy}
+    accuracy = dict(accuracies[self.mode])
+    if self.mode == "own" and self.test is not None: accuracy["test"] = accuracies["expected"]["test"]
+    return f"{self._headline()}&emsp;{groups_say(accuracy)}", {**numbers, **accuracy}
 
 @patch
 def _headline(self: LiveExplorer):
