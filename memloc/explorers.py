@@ -450,7 +450,7 @@ class DropoutExplorer(Explorer):
         self.groups = by_group(train)
         self._measure(_tied_runs(runs), test, progress)
         rows = [110, 120, *[76] * len(self.groups)]
-        titles = ["accuracy in each mode", *[f"{group}, all networks" for group in self.accuracy]]
+        titles = ["accuracy in each mode", *[f"{group}: p_gen down, p_mem across" for group in self.accuracy]]
         plan = layout_of([1] * len(self.accuracy.columns), rows, titles, whole={*range(1, len(rows) + 1)} - {2})
         names = self.accuracy.index
         self.set_up(plan, **{part: names.unique(part).tolist() for part in names.names})

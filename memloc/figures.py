@@ -133,13 +133,13 @@ class Explorer(widgets.VBox):
     @contextlib.contextmanager
     def at_once(self):
         "Whatever is chosen inside, it is drawn once, at the end."
-        if self.waiting: return (yield)
+        inside = self.waiting
         self.waiting = True
         try:
             yield
         finally:
-            self.waiting = False
-            self.draw()
+            self.waiting = inside
+            if not inside: self.draw()
 
     def _repr_mimebundle_(self, **kwargs):
         data = super()._repr_mimebundle_(**kwargs)
@@ -464,8 +464,9 @@ def map(self: Explorer,
     self.axes(cell, {"type": "category"}, _downwards)
     low, high = self.axis(cell, "y")["domain"]
     right = self.axis(cell, "x")["domain"][1]
-    bar = {"x": right + .015, "y": (low + high) / 2, "len": high - low, "thickness": 8}
-    across, down = table.columns.name, table.index.name
+    bar = {"x": right + .015, "y": (low + high) / 2, "len": high - low, "thickness": 8, "tickvals": [0, 1]}
+    across = table.columns.name
+    down = table.index.name
     click = [across] if row is not None else [across, down]
     self.put(name, cell, click, type="heatmap", x=[*table.columns.map(str)], y=[*table.index.map(str)],
              z=table.values, zmin=0, zmax=1, colorscale="Viridis", showscale=scale, colorbar=bar,
@@ -527,8 +528,9 @@ def row(self: Explorer,
     below: float = .45,    # room for `lines`, a share of the height
 ):
     "A row of pictures."
-    now = getattr(self, click or "", None)
-    if click: frames = [chosen if value == now else frame for value, frame in zip(values, frames, strict=True)]
+    if click:
+        now = getattr(self, click)
+        frames = [chosen if value == now else frame for value, frame in zip(values, frames, strict=True)]
     pixels = _side_by_side(images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy(), frames, room)
     high, wide = pixels.shape[:2]
     middles = wide / room * (np.arange(len(images)) + .5) - .5
