@@ -193,6 +193,8 @@ class LiveExplorer(Explorer):
     trainer = None                # the process that trains
     job = (0,)                    # what it is to train: a number, and the settings
     until = 0                     # up to this epoch
+    told = ()                     # (epoch, answers, accuracies) of each, as of `_asked`
+    recipe = Recipe(epochs=15, batch=64, peak=3)
 
     @opens
     def __init__(self,
@@ -203,7 +205,7 @@ class LiveExplorer(Explorer):
         _check_true(train)
         self.train = train
         self.test = test
-        self.recipe = recipe or Recipe(epochs=15, batch=64, peak=3)
+        self.recipe = recipe or self.recipe
         titles = ["own (dashed: test, in mode expected)", "dropped, recalibrated (dotted: dropped, as in the paper)"]
         plan = layout_of([.5, .5], [190, 82, 82], titles, whole=(2, 3), gap=34)
         self.set_up(plan, **_settings, mode=list(_modes.values()))
@@ -242,7 +244,7 @@ def _begin(self: LiveExplorer):
     settings = [getattr(self, name) for name in _settings]
     self.job = (self.job[0] + 1, *settings)
     self.until = 0
-    self.told = []         # (epoch, answers, accuracies), as of `_asked`
+    self.told = []
     self.sentence = ""     # why it cannot be trained
     try:
         _, self.noisy = begun(self.train, *settings, self.recipe.seed)
@@ -303,6 +305,7 @@ def step(self: LiveExplorer):
 @patch
 def finish(self: LiveExplorer):
     "Return when it has been trained as far as was asked for."
+    if self.error: raise InputError(self.error)
     while True:
         with self.lock:                                 # what was told last is drawn
             if self.sentence or self.until <= self.epoch: return
