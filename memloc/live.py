@@ -17,7 +17,7 @@ import threading
 import time
 import weakref
 from dataclasses import replace
-from multiprocessing import Pipe, get_context
+from multiprocessing import Pipe, get_context, resource_tracker
 from multiprocessing.util import Finalize
 from pathlib import Path
 
@@ -135,6 +135,19 @@ def train_as_told(
     shutil.rmtree(folder, ignore_errors=True)                   # of a kernel that was killed
 
 # %% ../nbs/32_live.ipynb #32e00015
+@contextlib.contextmanager
+def _uninterrupted():
+    "What begins inside is not meant when a cell is interrupted, not even while it imports (but on Windows)"
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()                           # which would let interrupts in
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
 class _Trainer:
     "A process that trains, and a thread that hands on what it tells."
     only = None     # the one in this kernel
@@ -148,7 +161,7 @@ class _Trainer:
         self.pipe, theirs = Pipe()
         about = theirs, Path(self.folder.name), torch.get_num_threads()
         self.process = get_context("spawn").Process(target=memloc.train_as_told, args=about)
-        self.process.start()
+        with _uninterrupted(): self.process.start()
         theirs.close()
         threading.Thread(target=self.listen, args=(hear,), name="live", daemon=True).start()
 
