@@ -147,6 +147,16 @@ def menu(page, *names):
         entry.first.click()
 
 
+def run_at_end(page, code):
+    "Run code in a new cell below the last one"
+    page.locator(".jp-CodeCell .jp-InputPrompt").last.click()
+    page.keyboard.press("Escape")
+    page.keyboard.press("b")
+    page.keyboard.press("Enter")
+    page.keyboard.insert_text(code)
+    page.keyboard.press("Control+Enter")
+
+
 # A folded cell shows no number.
 NUMBERED = r"""() => {
     const prompts = [...document.querySelectorAll(".jp-CodeCell .jp-InputArea-prompt")];
@@ -579,12 +589,7 @@ def test_patterns(page, nets, generator, size, report):
 
 def test_wrong_use_in_the_browser(page):
     "A sentence in the explorer's place"
-    page.locator(".jp-CodeCell").last.click()
-    page.keyboard.press("Escape")
-    page.keyboard.press("b")
-    page.keyboard.press("Enter")
-    page.keyboard.insert_text("RewindExplorer('nowhere', train)")
-    page.keyboard.press("Shift+Enter")
+    run_at_end(page, "RewindExplorer('nowhere', train)")
     alert = page.locator(f"{OUTPUT} [role=alert]")
     alert.wait_for(timeout=20_000)
     assert alert.inner_text().startswith("nowhere holds no run: give a folder that `fit` has written")

@@ -16,6 +16,7 @@ from test_explorers import (  # noqa: F401
     contrast,
     lab,
     menu,
+    run_at_end,
     run_through,
     until,
     wait_for_kernel,
@@ -218,12 +219,7 @@ def trainers(folder):
 def test_it_ends(shown, page, lab):  # noqa: F811
     "With the explorer, and with the kernel; nothing was complained of"
     assert len(trainers(lab[1])) == 1
-    page.locator(".jp-InputPrompt").last.click()
-    page.keyboard.press("Escape")
-    page.keyboard.press("b")
-    page.keyboard.press("Enter")
-    page.keyboard.insert_text("live.close()\nother = LiveExplorer(truth, test)\nother.start()")
-    page.keyboard.press("Control+Enter")
+    run_at_end(page, "live.close()\nother = LiveExplorer(truth, test)\nother.start()")
     until(lambda: run_through(page) and not shown.figure.count(), 30, "the explorer did not go")
     assert len(trainers(lab[1])) == 1
     menu(page, "Kernel", "Shut Down Kernel")
