@@ -138,6 +138,9 @@ def write_table(
     write(path, text)
     return hashlib.sha256(text).hexdigest()
 
+_old = tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)        # does not read the last digit unless it is told
+_exactly = {"float_precision": "round_trip"} if _old else {}
+
 def read_table(
     path: Path,              # a file that `write_table` has written
     text=(),                 # columns that hold names, whatever these look like
@@ -146,7 +149,7 @@ def read_table(
     "A table; an empty cell is NaN, but in columns of text. `Damaged` if it cannot be read."
     try:
         _check_regular(path)
-        read = functools.partial(pd.read_csv, path, lineterminator="\n", float_precision="round_trip")
+        read = functools.partial(pd.read_csv, path, lineterminator="\n", **_exactly)
         empty = dict.fromkeys(read(nrows=0).columns.difference(list(text)), [""])
         return read(keep_default_na=False, na_values=empty, converters=dict.fromkeys(text, _as_it_was))
     except (OSError, ValueError) as e:
