@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from in_browser import CHAPTER, NBS, PRESET, answers, environment, free_port, until
-from playwright.sync_api import sync_playwright
 
 
 def copied(folder):
@@ -47,6 +46,7 @@ def lab(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def browser():
+    from playwright.sync_api import sync_playwright  # which other tests do without
     path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     assert path, ("there is no chromium on PATH, and the explorers are tested in it: "
                   "install it (Debian: apt-get install chromium)")

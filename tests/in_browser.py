@@ -99,7 +99,7 @@ def until(done, seconds, sentence):
     end = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < end, sentence() if callable(sentence) else sentence
-        time.sleep(.05)
+        time.sleep(.02)
 
 
 def choose_theme(page, theme):
@@ -107,7 +107,7 @@ def choose_theme(page, theme):
     menu(page, "Settings", "Theme", name)
     body = page.locator("body")
     until(lambda: body.get_attribute("data-jp-theme-name") == name, 20, f"the theme is not {theme}")
-    time.sleep(1)
+    time.sleep(.4)                                 # colours fade into one another
 
 
 COLOURS = r"""e => {

@@ -1,12 +1,13 @@
 "The explorers in a real browser: JupyterLab on this machine, chromium, every control moved with mouse and keyboard."
 import html
 import re
+import runpy
 import shutil
 import statistics
-import subprocess
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -272,8 +273,9 @@ def test_rewind(page, runs, data, report):
 def test_gradients(page, runs, size, data, report):
     train, test = data
     accounting = GradientAccounting()
-    net = resnet9(channels=1, width=size.width)
-    fit(net, train, test, size.recipe, runs / "gradients", observers=[accounting], progress=False)
+    net = resnet9(channels=1, width=max(size.width / 2, .125))
+    short = replace(size.recipe, epochs=max(8, size.recipe.epochs // 3), peak=size.recipe.peak / 2)
+    fit(net, train, test, short, runs / "gradients", observers=[accounting], progress=False)
     s = Shown(page, GradientExplorer(accounting.frame))
     own = s.own
     s.home("epoch")
@@ -426,11 +428,13 @@ def generator(runs, size):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         train = sample(truth, few or len(truth))
-        return fit_dcgan(train, runs / "dcgan", **pattern_presets[size.name].gan).generator
+        of_gan = dict(pattern_presets[size.name].gan)
+        if size.name == "laptop": of_gan |= {"steps": 1000, "width": .25}
+        return fit_dcgan(train, runs / "dcgan", **of_gan).generator
 
 
 def test_patterns(page, nets, generator, size, report):
-    steps = pattern_presets[size.name].ascent.get("steps", 1000)
+    steps = min(pattern_presets[size.name].ascent.get("steps", 1000), 200)
     s = Shown(page, PatternExplorer(nets, generator, steps=steps, progress=False))
     own = s.own
     own.set(network="random labels", other="true labels", label=3, start=1)       # where the chapter has left it
@@ -497,11 +501,12 @@ def test_light_and_dark(page, lab, tmp_path):
 
 
 @pytest.fixture
-def static(tmp_path, browser):
+def static(tmp_path, browser, monkeypatch):
     "The stored chapter as a page, without a kernel and without a network"
     shutil.copy(NBS / CHAPTER, tmp_path)
     shutil.copytree(NBS / "pictures", tmp_path / "pictures")
-    subprocess.run([sys.executable, NBS.parent / ".ci/interactive", tmp_path], check=True)
+    monkeypatch.setattr(sys, "argv", ["interactive", str(tmp_path)])
+    runpy.run_path(NBS.parent / ".ci/interactive")
     text, _ = HTMLExporter().from_filename(tmp_path / CHAPTER)
     (tmp_path / "chapter.html").write_text(text)
     page = browser.new_page(viewport={"width": 1280, "height": 800})
