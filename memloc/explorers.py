@@ -63,7 +63,9 @@ class RewindExplorer(Explorer):
         titles = ["clean, put back to epoch", "noisy, put back to epoch", "this layer"]
         plan = layout_of([.4, .4, .2], [220, 80, 80], titles, whole=(2, 3), names=layers)
         self.set_up(plan, layer=layers, epoch=run.epochs, show=["lost", "kept"])
-        self._mark(memorized_during(run.history) or ())
+        memorized = np.interp(memorized_during(run.history) or (), run.epochs, range(len(run.epochs)))
+        for x in memorized:
+            for cell in ((1, 1), (1, 2)): self.upright(f"memorized {x} {cell}", cell, x, color="white", dash="dot")
         self.axes((1, 2), {}, {"showticklabels": False})
         self.axes((1, 3), {}, {"range": [0, 1.03], "side": "right"})
         self.layer, self.epoch = (self.cells.clean - self.cells.noisy).fillna(0).idxmax()    # they differ most
@@ -75,14 +77,6 @@ class RewindExplorer(Explorer):
         ])
 
 # %% ../nbs/31_explorers.ipynb #f7a3d0c4
-@patch
-def _mark(self: RewindExplorer, span):
-    "Dotted lines in the maps, from when to when wrong labels were memorized"
-    epochs = self.choices["epoch"]
-    line = {"type": "line", "y0": 0, "y1": 1, "line": {"color": "white", "dash": "dot"}}
-    self.plan["shapes"] = [{**line, "xref": f"x{k}", "yref": f"y{k} domain", "x0": x, "x1": x}
-                           for x in np.interp(span, epochs, range(len(epochs))) for k in ("", 2)]
-
 @patch
 def update(self: RewindExplorer):
     "The line of numbers, and the numbers"
@@ -104,15 +98,6 @@ def _show_group(self: RewindExplorer, group, cell, right):
     self.gallery(f"{group} examples", cell, self.train, index, title)
     return len(index)
 
-# %% ../nbs/31_explorers.ipynb #13b382a2
-def _check_gradients(frame):
-    "`InputError` unless a table is one of gradients, with rows"
-    needed = {"epoch", "layer", "clean_norm", "noisy_norm", "cosine"}
-    lacks = needed - set(getattr(frame, "columns", ()))
-    if not lacks and len(frame): return
-    problem = f"lacks {', '.join(sorted(lacks))}" if lacks else "is empty"
-    raise InputError(f"the table {problem}: give the frame of a GradientAccounting that has observed a training")
-
 # %% ../nbs/31_explorers.ipynb #3e1f2d9b
 class GradientExplorer(Explorer):
     """Go through training, and see how hard clean and noisy examples pull at each layer, and whether they pull apart
@@ -123,8 +108,12 @@ class GradientExplorer(Explorer):
     def __init__(self,
         frame: pd.DataFrame,   # of `GradientAccounting`
     ):
-        _check_gradients(frame)
         columns = {"clean": "clean_norm", "noisy": "noisy_norm", "cosine": "cosine"}
+        lacks = {"epoch", "layer", *columns.values()} - set(getattr(frame, "columns", ()))
+        if lacks or not len(frame):
+            problem = f"lacks {', '.join(sorted(lacks))}" if lacks else "is empty"
+            raise InputError(f"the table {problem}: give the frame of a GradientAccounting "
+                             "that has observed a training")
         by = frame.pivot(index="epoch", columns="layer").astype(float)
         self.tables = {name: by[column][frame.layer.unique()] for name, column in columns.items()}
         cosines = self.tables["cosine"]
@@ -165,16 +154,14 @@ def _plain_network(model, train):
     return model
 
 def _learned(model, train):
-    "Which examples a network gives their label, (N,) bool"
+    "Which examples a network gives their label, and by more than rounding, (N,) bool"
     if not len(train): raise InputError("no examples were given to take apart: give the network's training set")
     said = predict(model, train).softmax(1).cpu()            # (N, classes)
     if said.shape[1] < len(train.classes):
         raise InputError(f"the network knows {said.shape[1]} classes and {train.name} has {len(train.classes)}: "
                          "give the network that was trained on these examples")
-    y = train.y.cpu()[:, None]
-    label = said.gather(1, y)[:, 0]
-    best_other = said.scatter(1, y, 0.).amax(1)
-    return (label - best_other > .01).numpy()                # by more than rounding
+    best, classes = said.topk(2)
+    return ((classes[:, 0] == train.y.cpu()) & (best[:, 0] - best[:, 1] > .01)).numpy()
 
 # %% ../nbs/31_explorers.ipynb #77ccd05c
 class NeuronExplorer(Explorer):
@@ -254,19 +241,16 @@ def _keep(self: NeuronExplorer, removals):
 def follow(self: NeuronExplorer, name):
     "A new example is whole again, a step takes its removals, and a layer has its neurons"
     if name == "example": self._take_apart()
-    if name == "step": self.off = self._until_step()
+    if name == "step": self.off = self._removals(self.step)
     if name == "layer":
         channels = self.channels[self.layer]
         self.neuron = min(self.neuron, channels - 1)
         self.allow("neuron", range(channels))
 
 @patch
-def _removals(self: NeuronExplorer):
-    "Those of the example, none while they are not known"
-    return self.removed.get(self.example, [])
-
-@patch
-def _until_step(self: NeuronExplorer): return tuple(self._removals()[:self.step])
+def _removals(self: NeuronExplorer, until=None):
+    "The example's first removals, up to a step; none while they are not known"
+    return tuple(self.removed.get(self.example, ())[:until])
 
 @patch
 def _take_apart(self: NeuronExplorer):
@@ -355,7 +339,7 @@ def _controls(self: NeuronExplorer):
         self.control("layer", "layer", "160px", kind=widgets.Dropdown),
         self.control("neuron", "neuron", "130px", kind=widgets.BoundedIntText),
         button("switch off or on", lambda: self.toggle(self.layer, self.neuron)),
-        button("undo switches", lambda: self.set(off=self._until_step())),
+        button("undo switches", lambda: self.set(off=self._removals(self.step))),
     ]
     return steps, switches
 
@@ -391,7 +375,7 @@ def _show_lost(self: NeuronExplorer, row):
 def update(self: NeuronExplorer):
     "The line of numbers, and the numbers"
     i = self.example
-    known = i in self.courses and self.off == self._until_step()
+    known = i in self.courses and self.off == self._removals(self.step)
     now = self.courses[i][self.step] if known else answers_without(self.model, self.train, i, [self.off]).values[0]
     for k, (group, index) in enumerate(self.offered.items()):
         self.gallery(group, (k + 1, 1), self.train, index, group, 16, "example")
@@ -506,6 +490,12 @@ def _show_modes(self: DropoutExplorer, group, values):
 
 # %% ../nbs/31_explorers.ipynb #84bde0b7
 @patch
+def _trained(self: DropoutExplorer, table):
+    "A table, (p_gen, p_mem), without the rows and columns of no network; what is chosen stays"
+    known = table.notna()
+    return table.loc[known.any(axis=1) | (table.index == self.p_gen), known.any() | (table.columns == self.p_mem)]
+
+@patch
 def _show_changed(self: DropoutExplorer, group, cell):
     "Show the examples of a group whose answer changes with the mode; how many they are"
     answers = self.answers.get((self.way, self.p_gen, self.p_mem))
@@ -527,7 +517,8 @@ def update(self: DropoutExplorer):
     for k, group in enumerate(self.accuracy):
         self._show_modes(group, by_mode[group])
         bright_is_good = {"reversescale": group == "noisy"}
-        self.map(f"{group} map", (2, k + 1), maps[group], texttemplate="%{z:.2f}", **bright_is_good)
+        self.map(f"{group} map", (2, k + 1), self._trained(maps[group]), scale=False, texttemplate="%{z:.2f}",
+                 **bright_is_good)
     changed = {f"{group}_changed": self._show_changed(group, (k + 3, 1)) for k, group in enumerate(self.groups)}
     name = self.way, self.p_gen, self.p_mem
     if name not in self.answers:
@@ -538,16 +529,10 @@ def update(self: DropoutExplorer):
     return f"p_gen <b>{self.p_gen}</b>, p_mem <b>{self.p_mem}</b>, {said}", {**accuracy, **changed}
 
 # %% ../nbs/31_explorers.ipynb #a27ac70e
-def _same_classes(networks, generator):
-    "How many classes all networks know; `InputError` if they differ, or cannot take the generator's images"
-    sizes = {}
-    for name, net in networks.items():
-        tried = maximize(net, generator, [0], starts=1, steps=0, progress=False)
-        sizes[name] = probabilities(net, tried.images).shape[-1]
-    different = set(sizes.values())
-    if len(different) == 1: return different.pop()
-    known = ", ".join(f"{name} {classes}" for name, classes in sizes.items())
-    raise InputError(f"the networks have different numbers of classes ({known}): give networks that know the same ones")
+def _classes(net, generator):
+    "How many classes a network knows; `InputError` if it cannot take the generator's images"
+    tried = maximize(net, generator, [0], starts=1, steps=0, progress=False)
+    return probabilities(net, tried.images).shape[-1]
 
 # %% ../nbs/31_explorers.ipynb #45743460
 class PatternExplorer(Explorer):
@@ -571,7 +556,11 @@ class PatternExplorer(Explorer):
         if not networks: raise InputError("no networks were given: give at least one, as {name: network}")
         with evaluating(generator) as where:
             networks = {name: copy.deepcopy(net).to(where).eval() for name, net in networks.items()}
-        known = _same_classes(networks, generator)
+        sizes = {name: _classes(net, generator) for name, net in networks.items()}
+        if len(set(sizes.values())) > 1:
+            raise InputError(f"the networks have different numbers of classes ({sizes}): "
+                             "give networks that know the same ones")
+        known = sizes[next(iter(sizes))]
         self.classes = classes or [str(label) for label in range(known)]
         kept = sorted({round(steps * t**2) for t in np.linspace(0, 1, 13)})    # close at first, when most happens
         def grow(net):
@@ -582,7 +571,12 @@ class PatternExplorer(Explorer):
         names = list(networks)
         self.set_up(plan, network=names, other=names, label=list(range(known)), start=list(range(starts)), step=kept)
         self.axes((1, 3), {}, {"range": [-.03, 1.03]})
-        self._begin()
+        says = self.says[names[0], names[0]]
+        grown = np.diagonal(says[-1] - says[0], axis1=0, axis2=2).T        # (classes, starts)
+        self.network = names[0]
+        self.other = names[-1]
+        self.step = kept[-1]
+        self.label, self.start = np.unravel_index(grown.argmax(), grown.shape)
         labels = list(zip(self.classes, self.choices["label"], strict=True))
         what = [
             self.control("network", "network", "190px", kind=widgets.Dropdown),
@@ -603,17 +597,6 @@ def _remember(self: PatternExplorer, networks, grow, lead):
         for other, asked in networks.items():
             self.says[name, other] = probabilities(asked, way).view(*lead, -1).cpu().numpy()
         self.ways[name] = way.view(*lead, *way.shape[2:]).mul(255).round().to(torch.uint8).cpu()
-
-@patch
-def _begin(self: PatternExplorer):
-    "Choose the first network's pattern that grew most, at its end, and ask the last network"
-    names = self.choices["network"]
-    self.network = names[0]
-    self.other = names[-1]
-    says = self.says[self.network, self.network]
-    grown = np.diagonal(says[-1] - says[0], axis1=0, axis2=2).T            # (classes, starts)
-    self.label, self.start = np.unravel_index(grown.argmax(), grown.shape)
-    self.step = self.choices["step"][-1]
 
 # %% ../nbs/31_explorers.ipynb #e28b1fda
 @patch

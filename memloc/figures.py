@@ -14,6 +14,7 @@ import html
 import io
 import json
 import threading
+import time
 from concurrent import futures
 from pathlib import Path
 
@@ -45,15 +46,34 @@ _library = functools.cache(_Library)
 class Drawing(anywidget.AnyWidget):
     "A figure of plotly's that follows its `spec`, and says which point of which trace is clicked."
     _esm = """
+    const parts = ({ data, layout: { meta, ...layout } }) => {
+      return { layout, traces: Object.fromEntries(data.map(trace => [trace.meta, trace])) };
+    };
+    const hasParts = thing => thing instanceof Object && !Array.isArray(thing);
+    // What was drawn, with what has changed; what has not is the same object
+    const follow = (drawn, before, now) => {
+      if (JSON.stringify(before) === JSON.stringify(now)) return drawn;
+      if (![drawn, before, now].every(hasParts)) return structuredClone(now);
+      const followed = { ...drawn };
+      for (const name in before) if (!(name in now)) delete followed[name];
+      for (const name in now) followed[name] = follow(drawn[name], before[name], now[name]);
+      return followed;
+    };
     export default { async render({ model, el }) {
       await model.widget_manager.get_model(model.get("library"));
       while (!window.Plotly) await new Promise(again => setTimeout(again, 20));
       const figure = document.createElement("div");
       figure.setAttribute("role", "img");
+      figure.style.contain = "content";                    // its size is not the page's affair
+      let before = {};
       const draw = () => {
-        const { data, layout } = structuredClone(model.get("spec"));
+        const { data, layout } = model.get("spec");
+        const now = parts({ data, layout });
+        const drawn = follow(figure.data ? parts(figure) : {}, before, now);
+        before = now;
         figure.setAttribute("aria-label", layout.meta);
-        return Plotly.react(figure, data, layout, { displayModeBar: false });
+        const traces = data.map(trace => drawn.traces[trace.meta]);
+        return Plotly.react(figure, traces, drawn.layout, { displayModeBar: false });
       };
       el.append(figure);
       await draw();
@@ -65,7 +85,8 @@ class Drawing(anywidget.AnyWidget):
     } };
     """
     _css = """.main-svg text:not(:is(.hoverlayer, .heatmaplayer) text) {
-        fill: var(--jp-ui-font-color1, currentColor) !important }"""
+        fill: var(--jp-ui-font-color1, currentColor) !important }
+        .main-svg image { image-rendering: pixelated }"""
     spec = traitlets.Dict().tag(sync=True)    # plotly's data and layout, whose meta has the same in words
     library = traitlets.Unicode().tag(sync=True)
 
@@ -172,7 +193,7 @@ def set_up(self: Explorer,
     "Begin with a figure without traces, and with what can be chosen."
     self.plan, self.cells_of = plan
     self.traces = {}       # {name: a trace}
-    self.notes = {}        # {name: a text in the figure}
+    self.over = {"annotations": {}, "shapes": {}, "images": {}}    # {name: what lies over the traces} of each kind
     self.clicks = {}       # {trace: what a click on it means}
     self.shown = {}        # {gallery: the examples in it}
     self.choices = choices
@@ -233,8 +254,8 @@ def draw(self: Explorer):
     "Bring numbers and figure up to the state."
     with self.lock:
         said, self.numbers = self.update()
-        notes = [*self.plan.get("annotations", ()), *self.notes.values()]
-        layout = {**self.plan, "annotations": notes, "meta": self._in_words()}
+        over = {kind: [*self.plan.get(kind, ()), *named.values()] for kind, named in self.over.items()}
+        layout = {**self.plan, **over, "meta": self._in_words()}
         spec = {"data": list(self.traces.values()), "layout": layout}
         self.figure.spec = json.loads(json.dumps(spec, cls=PlotlyJSONEncoder))
         self.caption.value = said
@@ -288,6 +309,7 @@ def later(self: Explorer,
 
 @patch
 def _do(self: Explorer, work, then):
+    time.sleep(.1)                       # what has been drawn goes out first
     try: found = work()
     except InputError as e: found = e
     with self.lock: then(found)
@@ -431,10 +453,19 @@ def curve(self: Explorer,
     "A curve over the choices of a part of the state; a click on it chooses."
     self.put(name, cell, [part], type="scatter", x=[*self.choices[part]], y=y, line={"color": color, **look},
              hovertemplate=f"{part} %{{x}}: %{{y:{number}}}<extra>{who}</extra>")
-    now = getattr(self, part)
-    here = {"color": grey, "dash": "dot", "width": 1.5}
-    self.put(f"{part}{self.cells_of[cell]}", cell, type="scatter", mode="lines", x=[now, now],
-             y=self.axis(cell, "y")["range"], line=here, hoverinfo="skip")
+    self.upright(f"{part} {cell}", cell, getattr(self, part), color=grey, dash="dot", width=1.5)
+
+@patch
+def upright(self: Explorer,
+    name: str,     # of the line
+    cell: tuple,   # (row, column)
+    x: float,      # where it is
+    **line,        # its look, for plotly
+):
+    "A line from the bottom of a cell to its top."
+    k = self.cells_of[cell]
+    self.over["shapes"][name] = {"type": "line", "xref": f"x{k}", "x0": x, "x1": x, "yref": f"y{k} domain", "y0": 0,
+                                 "y1": 1, "line": line}
 
 @patch
 def probabilities(self: Explorer,
@@ -478,10 +509,12 @@ def map(self: Explorer,
 def _triangles(self: Explorer, name, cell, column, row):
     "Triangles above a column and beside a row"
     x, y = (f"{letter}{self.cells_of[cell]}" for letter in "xy")
-    self.notes[f"{name} column"] = {"showarrow": False, "text": "▼", "x": column, "xref": x, "y": 1,
-                                    "yref": f"{y} domain", "yanchor": "bottom", "yshift": -3}
-    self.notes[f"{name} row"] = {"showarrow": False, "text": "◀", "x": 1, "xref": f"{x} domain", "y": row, "yref": y,
-                                 "xanchor": "left", "xshift": -3}
+    self.over["annotations"] |= {
+        f"{name} column": {"showarrow": False, "text": "▼", "x": column, "xref": x, "y": 1, "yref": f"{y} domain",
+                           "yanchor": "bottom", "yshift": -3},
+        f"{name} row": {"showarrow": False, "text": "◀", "x": 1, "xref": f"{x} domain", "y": row, "yref": y,
+                        "xanchor": "left", "xshift": -3},
+    }
 
 # %% ../nbs/figures.ipynb #7df8878b
 chosen = "#F0E442"                 # the frame of what is chosen
@@ -533,15 +566,26 @@ def row(self: Explorer,
         frames = [chosen if value == now else frame for value, frame in zip(values, frames, strict=True)]
     pixels = _side_by_side(images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy(), frames, room)
     high, wide = pixels.shape[:2]
-    middles = wide / room * (np.arange(len(images)) + .5) - .5
+    k = self.cells_of[cell]
     here = {"constrain": "domain", "showgrid": False}
-    label = {"tickvals": [high / 2], "ticktext": [title]}
-    self.axes(cell, {**here, "range": [-.5, wide - .5], "constraintoward": "left", "showticklabels": False},
-              {**here, "range": [high * (1 + below), -.5], "constraintoward": "top", **label})
-    self.put(f"{name} pictures", cell, type="image", source=_address(pixels), hoverinfo="skip")
+    across = {"range": [0, wide], "constraintoward": "left", "showticklabels": False}
+    down = {"range": [high * (1 + below), 0], "constraintoward": "top", "scaleanchor": f"x{k}",
+            "tickvals": [high / 2], "ticktext": [title]}
+    self.axes(cell, {**here, **across}, {**here, **down})
+    self.over["images"][name] = {"source": _address(pixels), "xref": f"x{k}", "yref": f"y{k}", "x": 0, "y": 0,
+                                 "sizex": wide, "sizey": high, "sizing": "stretch"}
     def go_to(x, y): self.set(**{click: values[int(x / wide * room)]})
+    middles = wide / room * (np.arange(len(images)) + .5)
     self.put(name, cell, click and go_to, type="scatter", mode="text", x=middles, y=[1.03 * high] * len(images),
              text=lines, textposition="bottom center", textfont={"size": 10}, hovertext=hover, hoverinfo="text")
+
+@patch
+def pixels(self: Explorer,
+    name: str,    # of a row of pictures
+):                # (high, wide, 4) uint8
+    "The pixels of a row, as they are shown."
+    png = self.over["images"][name]["source"].split(",")[1]
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(png))))
 
 @patch
 def gallery(self: Explorer,

@@ -1,22 +1,33 @@
 "The explorers in a real browser: JupyterLab on this machine, chromium, every control moved with mouse and keyboard."
 import html
-import os
 import re
-import secrets
+import runpy
 import shutil
-import socket
 import statistics
-import subprocess
 import sys
 import time
-import urllib.request
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from in_browser import (
+    CHAPTER,
+    NBS,
+    OUTPUT,
+    PICTURES,
+    PRESET,
+    TRACEBACK,
+    choose_theme,
+    contrast,
+    menu,
+    opened,
+    run_at_end,
+    run_through,
+    until,
+)
 from nbconvert import HTMLExporter
-from playwright.sync_api import sync_playwright
 
 from memloc.data import add_label_noise, load, sample
 from memloc.explorers import DropoutExplorer, GradientExplorer, NeuronExplorer, PatternExplorer, RewindExplorer
@@ -30,88 +41,10 @@ from memloc.runs import Run, fit
 from memloc.tied_dropout import mode_accuracy, mode_answers
 from memloc.training import device, predict, preset
 
-NBS = Path(__file__).resolve().parent.parent / "nbs"
-CHAPTER = "31_explorers.ipynb"
-PRESET = os.environ.get("MEMLOC_EXPLORER_PRESET", "smoke")   # latencies that mean something are those of `laptop`
-PICTURES = os.environ.get("MEMLOC_SCREENSHOTS")              # a folder to keep the screenshots and times in
 FIRST = {                                                    # explorers, and the first part of the state of each
     "RewindExplorer": "layer", "GradientExplorer": "epoch", "NeuronExplorer": "example", "DropoutExplorer": "way",
     "PatternExplorer": "network",
 }
-OUTPUT = ".jp-OutputArea-output"
-TRACEBACK = "[data-mime-type='application/vnd.jupyter.error']"
-
-
-def copied(folder):
-    "Put into a folder what JupyterLab is to show: the chapter, and the runs that are there"
-    shutil.copy(NBS / CHAPTER, folder)
-    shutil.copytree(NBS / "pictures", folder / "pictures")
-    if (NBS / "runs" / PRESET).is_dir(): shutil.copytree(NBS / "runs" / PRESET, folder / "runs" / PRESET)
-    (folder / "nbdev.py").write_text("def nbdev_export(): pass\n")    # the last cell is for those who edit
-    settings = folder / ".settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
-    settings.parent.mkdir(parents=True)
-    settings.write_text('{"fetchNews": "false"}')
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def environment(folder):
-    "JupyterLab's, which keeps to its folder"
-    own = {
-        "MEMLOC_PRESET": PRESET, "JUPYTER_CONFIG_DIR": ".config", "JUPYTER_DATA_DIR": ".data", "IPYTHONDIR": ".ipython",
-        "JUPYTERLAB_SETTINGS_DIR": ".settings", "JUPYTERLAB_WORKSPACES_DIR": ".workspaces",
-    }
-    return {**os.environ, **{k: f"{folder}/{v}" if v.startswith(".") else v for k, v in own.items()}}
-
-
-def answers(address):
-    try:
-        urllib.request.urlopen(f"{address}/api").read()
-        return True
-    except OSError:
-        return False
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    "Address of a JupyterLab, the folder that it shows, and the token that it asks for"
-    folder = tmp_path_factory.mktemp("lab")
-    copied(folder)
-    port = free_port()
-    address = f"http://127.0.0.1:{port}"
-    command = [
-        str(Path(sys.executable).parent / "jupyter"), "lab", "--no-browser", "--allow-root", "--ip=127.0.0.1",
-        f"--port={port}", f"--ServerApp.root_dir={folder}",
-    ]
-    token = secrets.token_hex()                       # nobody else on this machine may run code there
-    log = folder / "lab.log"
-    with log.open("w") as out:
-        server = subprocess.Popen(command, stdout=out, stderr=out, cwd=folder,
-                                  env=environment(folder) | {"JUPYTER_TOKEN": token})
-    try:
-        until(lambda: answers(address), 60, lambda: "JupyterLab did not start: " + log.read_text())
-        yield address, folder, token
-    finally:
-        server.terminate()
-        server.wait(30)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    assert path, ("there is no chromium on PATH, and the explorers are tested in it: "
-                  "install it (Debian: apt-get install chromium)")
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=path, args=arguments)
-        yield browser
-        browser.close()
-
-
 WATCH = """() => {
     const began = () => { window.began = performance.now(); window.changed = 0; };
     for (const event of ["keydown", "pointerdown", "change"]) document.addEventListener(event, began, true);
@@ -119,64 +52,13 @@ WATCH = """() => {
 
 
 @pytest.fixture(scope="module")
-def page(lab, browser):
-    "The chapter, run from top to bottom in JupyterLab; what the console complained of is in `page.complaints`"
-    page = browser.new_page(viewport={"width": 1280, "height": 800})
-    page.complaints = []
-    page.on("console", lambda m: page.complaints.append(f"{m.text} {m.location}") if m.type == "error" else None)
-    page.on("pageerror", lambda e: page.complaints.append(str(e)))
-    page.goto(f"{lab[0]}/lab/tree/{CHAPTER}?reset&token={lab[2]}")
-    wait_for_kernel(page)
-    page.evaluate(WATCH)
-    menu(page, "Run", "Run All Cells")
-    until(lambda: run_through(page), 900, "the chapter was not through")
-    return page
-
-
-def wait_for_kernel(page):
-    "Until the chapter has a kernel that waits for work; before it has one, JupyterLab calls it idle too"
-    page.get_by_title("Switch kernel").filter(has_text="Python 3").wait_for(timeout=90_000)
-    time.sleep(1)                                  # what it is called follows a little later
-    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=90_000)
-
-
-def menu(page, *names):
-    "Choose from JupyterLab's menus"
-    for name in names:
-        entry = page.locator(".lm-MenuBar-itemLabel, .lm-Menu-itemLabel", has_text=re.compile(f"^{name}$"))
-        entry.first.click()
-
-
-def run_at_end(page, code):
-    "Run code in a new cell below the last one"
-    page.locator(".jp-CodeCell .jp-InputPrompt").last.click()
-    page.keyboard.press("Escape")
-    page.keyboard.press("b")
-    page.keyboard.press("Enter")
-    page.keyboard.insert_text(code)
-    page.keyboard.press("Control+Enter")
-
-
-# A folded cell shows no number.
-NUMBERED = r"""() => {
-    const prompts = [...document.querySelectorAll(".jp-CodeCell .jp-InputArea-prompt")];
-    return prompts.length && prompts.every(e => /\d/.test(e.textContent));
-}"""
-
-
-def run_through(page):
-    "Whether all cells have run; fails if one of them did"
-    errors = page.locator(TRACEBACK).all_inner_texts()
-    assert not errors, errors
-    return page.evaluate(NUMBERED)
-
-
-def until(done, seconds, sentence):
-    "Wait until `done()` is true; if it never is, say `sentence`, or what it answers"
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end, sentence() if callable(sentence) else sentence
-        time.sleep(.05)
+def page(lab, blank):
+    "The chapter, run from top to bottom in JupyterLab"
+    opened(blank, lab, CHAPTER)
+    blank.evaluate(WATCH)
+    menu(blank, "Run", "Run All Cells")
+    until(lambda: run_through(blank), 900, "the chapter was not through")
+    return blank
 
 
 # A change is seen when plotly has drawn and the browser has shown it.
@@ -191,7 +73,8 @@ PLACE = """(figure, [name, x, y]) => {
     const box = figure.getBoundingClientRect();
     return [box.left + across._offset + across.c2p(across.d2c(x)), box.top + down._offset + down.c2p(down.d2c(y))];
 }"""
-DRAWN = "figure => [figure.data, figure.layout.annotations]"
+OVER = "annotations", "shapes", "images"             # what lies over the traces
+DRAWN = "(figure, kinds) => [...figure.data, ...kinds.flatMap(kind => figure.layout[kind])]"
 
 
 class Shown:
@@ -275,9 +158,8 @@ class Shown:
         "What the browser shows otherwise than the library would; empty if nothing"
         spec = self.own.figure.spec
         if self.alt() != spec["layout"]["meta"]: return self.alt(), spec["layout"]["meta"]
-        ours = [*spec["data"], *spec["layout"]["annotations"]]
-        data, notes = self.figure.evaluate(DRAWN)
-        theirs = [*data, *notes]
+        ours = [*spec["data"], *(part for kind in OVER for part in spec["layout"][kind])]
+        theirs = self.figure.evaluate(DRAWN, OVER)
         if len(ours) != len(theirs): return len(ours), len(theirs)
         different = [(mine, other) for mine, other in zip(ours, theirs, strict=True) if not alike(mine, other)]
         return different[:1]
@@ -391,8 +273,9 @@ def test_rewind(page, runs, data, report):
 def test_gradients(page, runs, size, data, report):
     train, test = data
     accounting = GradientAccounting()
-    net = resnet9(channels=1, width=size.width)
-    fit(net, train, test, size.recipe, runs / "gradients", observers=[accounting], progress=False)
+    net = resnet9(channels=1, width=max(size.width / 2, .125))
+    short = replace(size.recipe, epochs=max(8, size.recipe.epochs // 3), peak=size.recipe.peak / 2)
+    fit(net, train, test, short, runs / "gradients", observers=[accounting], progress=False)
     s = Shown(page, GradientExplorer(accounting.frame))
     own = s.own
     s.home("epoch")
@@ -545,11 +428,13 @@ def generator(runs, size):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         train = sample(truth, few or len(truth))
-        return fit_dcgan(train, runs / "dcgan", **pattern_presets[size.name].gan).generator
+        of_gan = dict(pattern_presets[size.name].gan)
+        if size.name == "laptop": of_gan |= {"steps": 1000, "width": .25}
+        return fit_dcgan(train, runs / "dcgan", **of_gan).generator
 
 
 def test_patterns(page, nets, generator, size, report):
-    steps = pattern_presets[size.name].ascent.get("steps", 1000)
+    steps = min(pattern_presets[size.name].ascent.get("steps", 1000), 200)
     s = Shown(page, PatternExplorer(nets, generator, steps=steps, progress=False))
     own = s.own
     own.set(network="random labels", other="true labels", label=3, start=1)       # where the chapter has left it
@@ -596,14 +481,6 @@ def test_wrong_use_in_the_browser(page):
     assert not page.locator(TRACEBACK).count()
 
 
-def choose_theme(page, theme):
-    name = f"JupyterLab {theme}"
-    menu(page, "Settings", "Theme", name)
-    body = page.locator("body")
-    until(lambda: body.get_attribute("data-jp-theme-name") == name, 20, f"the theme is not {theme}")
-    time.sleep(1)
-
-
 def test_light_and_dark(page, lab, tmp_path):
     "Text keeps its contrast in both themes, and nothing was complained of, in the browser or in the kernel"
     folder = Path(PICTURES or tmp_path)
@@ -623,34 +500,13 @@ def test_light_and_dark(page, lab, tmp_path):
     assert "Traceback" not in (lab[1] / "lab.log").read_text()
 
 
-COLOURS = r"""e => {
-    const clear = /rgba\(0, 0, 0, 0\)|transparent/;
-    let behind = e;
-    while (behind && clear.test(getComputedStyle(behind).backgroundColor)) behind = behind.parentElement;
-    const own = getComputedStyle(e);
-    return [e.ownerSVGElement ? own.fill : own.color, getComputedStyle(behind).backgroundColor];
-}"""
-
-
-def light(colour):
-    "Relative luminance of a colour of CSS"
-    rgb = [float(v) / 255 for v in re.findall(r"[\d.]+", colour)[:3]]
-    linear = [v / 12.92 if v <= .04045 else ((v + .055) / 1.055) ** 2.4 for v in rgb]
-    return float(np.dot((.2126, .7152, .0722), linear))
-
-
-def contrast(element):
-    "Of an element's text with what is behind it, as the web's guidelines count it"
-    dark, bright = sorted(map(light, element.evaluate(COLOURS)))
-    return (bright + .05) / (dark + .05)
-
-
 @pytest.fixture
-def static(tmp_path, browser):
+def static(tmp_path, browser, monkeypatch):
     "The stored chapter as a page, without a kernel and without a network"
     shutil.copy(NBS / CHAPTER, tmp_path)
     shutil.copytree(NBS / "pictures", tmp_path / "pictures")
-    subprocess.run([sys.executable, NBS.parent / ".ci/interactive", tmp_path], check=True)
+    monkeypatch.setattr(sys, "argv", ["interactive", str(tmp_path)])
+    runpy.run_path(NBS.parent / ".ci/interactive")
     text, _ = HTMLExporter().from_filename(tmp_path / CHAPTER)
     (tmp_path / "chapter.html").write_text(text)
     page = browser.new_page(viewport={"width": 1280, "height": 800})

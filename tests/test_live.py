@@ -3,23 +3,21 @@ import re
 import time
 from pathlib import Path
 
-import nbformat
 import numpy as np
 import psutil
 import pytest
-from test_explorers import (  # noqa: F401
+from in_browser import (
     OUTPUT,
     PICTURES,
     TRACEBACK,
-    browser,
     choose_theme,
     contrast,
-    lab,
     menu,
+    opened,
     run_at_end,
     run_through,
     until,
-    wait_for_kernel,
+    written,
 )
 
 NOTEBOOK = "living.ipynb"
@@ -71,20 +69,13 @@ class Shown:
 
 
 @pytest.fixture(scope="module")
-def page(lab, browser):  # noqa: F811
-    "A notebook that opens the explorer; what the console complained of is in `page.complaints`"
-    kernel = {"display_name": "python3", "language": "python", "name": "python3"}
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)], metadata={"kernelspec": kernel})
-    nbformat.write(notebook, lab[1] / NOTEBOOK)
-    page = browser.new_page(viewport={"width": 1280, "height": 800})
-    page.complaints = []
-    page.on("console", lambda m: page.complaints.append(m.text) if m.type == "error" else None)
-    page.on("pageerror", lambda e: page.complaints.append(str(e)))
-    page.goto(f"{lab[0]}/lab/tree/{NOTEBOOK}?reset&token={lab[2]}")
-    wait_for_kernel(page)
-    menu(page, "Run", "Run All Cells")
-    until(lambda: run_through(page) and Shown(page).figure.count(), 60, "the explorer did not open")
-    return page
+def page(lab, blank):
+    "A notebook that opens the explorer"
+    written(lab[1], NOTEBOOK, CELL)
+    opened(blank, lab, NOTEBOOK)
+    menu(blank, "Run", "Run All Cells")
+    until(lambda: run_through(blank) and Shown(blank).figure.count(), 60, "the explorer did not open")
+    return blank
 
 
 @pytest.fixture
@@ -216,7 +207,7 @@ def trainers(folder):
     return found
 
 
-def test_it_ends(shown, page, lab):  # noqa: F811
+def test_it_ends(shown, page, lab):
     "With the explorer, and with the kernel; nothing was complained of"
     assert len(trainers(lab[1])) == 1
     run_at_end(page, "live.close()\nother = LiveExplorer(truth, test)\nother.start()")

@@ -2,21 +2,20 @@
 import time
 from pathlib import Path
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from test_explorers import (  # noqa: F401
+from in_browser import (
     PICTURES,
     TRACEBACK,
-    browser,
     choose_theme,
     contrast,
-    lab,
     menu,
+    opened,
     run_through,
     until,
     wait_for_kernel,
+    written,
 )
 
 from memloc.data import add_label_noise, load
@@ -38,7 +37,7 @@ def train(): return add_label_noise(load("digits")[0], 0.1, seed=0)
 
 
 @pytest.fixture(scope="module")
-def folder(lab, train):  # noqa: F811
+def folder(lab, train):
     "An audit, made up: wrong labels come first, and then what happens to stand there"
     rng = np.random.default_rng(0)
     order = np.argsort(~train.noisy.numpy(), kind="stable")
@@ -56,22 +55,15 @@ def folder(lab, train):  # noqa: F811
 
 
 @pytest.fixture(scope="module")
-def page(lab, browser, folder):  # noqa: F811
-    "A notebook that opens a review; what the console complained of is in `page.complaints`"
-    kernel = {"display_name": "python3", "language": "python", "name": "python3"}
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)], metadata={"kernelspec": kernel})
-    nbformat.write(notebook, lab[1] / NOTEBOOK)
-    page = browser.new_page(viewport={"width": 1280, "height": 800})
-    page.complaints = []
-    page.on("console", lambda m: page.complaints.append(m.text) if m.type == "error" else None)
-    page.on("pageerror", lambda e: page.complaints.append(str(e)))
-    page.goto(f"{lab[0]}/lab/tree/{NOTEBOOK}?reset&token={lab[2]}")
-    wait_for_kernel(page)
-    opened(page)
-    return page
+def page(lab, blank, folder):
+    "A notebook that opens a review"
+    written(lab[1], NOTEBOOK, CELL)
+    opened(blank, lab, NOTEBOOK)
+    run(blank)
+    return blank
 
 
-def opened(page):
+def run(page):
     "Run the notebook, and wait for the panel"
     menu(page, "Run", "Run All Cells")
     until(lambda: run_through(page) and panel(page).count(), 60, "the review did not open")
@@ -144,7 +136,7 @@ def test_a_restart(page, folder, train):
     time.sleep(1)
     wait_for_kernel(page)
     panel(page).evaluate("e => e.remove()")
-    opened(page)
+    run(page)
     assert (example(page), in_file(folder)) == (here, there)
     panel(page).focus()
     press(page, "z")
@@ -184,7 +176,7 @@ def test_mouse_and_what_is_shown(page, folder, train):
     assert in_file(folder)[-1] == (str(i), given, "keep", given)
 
 
-def test_light_and_dark(page, lab, tmp_path):  # noqa: F811
+def test_light_and_dark(page, lab, tmp_path):
     "Text keeps its contrast in both themes"
     for theme in ("Dark", "Light"):
         choose_theme(page, theme)
@@ -193,7 +185,7 @@ def test_light_and_dark(page, lab, tmp_path):  # noqa: F811
             assert contrast(panel(page).locator(part).first) > 4.5, (theme, part)
 
 
-def test_two_at_once(page, lab, folder, train):  # noqa: F811
+def test_two_at_once(page, lab, folder, train):
     "Somebody else's decision is noticed, and kept"
     Review(folder, train).keep()
     there = in_file(folder)
