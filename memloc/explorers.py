@@ -8,6 +8,7 @@ __all__ = ['RewindExplorer', 'GradientExplorer', 'NeuronExplorer', 'DropoutExplo
 # %% ../nbs/31_explorers.ipynb #2fe96523
 import copy
 import html
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -479,15 +480,6 @@ def _go_near(self: DropoutExplorer, p_gen, p_mem):
     def distance(name): return name[0] != self.way, abs(name[1] - p_gen), abs(name[2] - p_mem)
     _, self.p_gen, self.p_mem = min(self.answers, key=distance)
 
-# %% ../nbs/31_explorers.ipynb #02ff355f
-@patch
-def _show_modes(self: DropoutExplorer, group, values):
-    "Accuracy of the chosen network in all modes; the bars of those that are not chosen are pale"
-    shown = {"color": shade(group), "opacity": [1 if mode == self.mode else .3 for mode in values.index]}
-    self.put(f"{group} bars", (1, 1), ["mode"], type="bar", x=values.index, y=values, texttemplate="%{y:.2f}",
-             textposition="outside", cliponaxis=False, marker=shown,
-             hovertemplate="%{y:.3f}<extra>" + group + "</extra>")
-
 # %% ../nbs/31_explorers.ipynb #84bde0b7
 @patch
 def _trained(self: DropoutExplorer, table):
@@ -515,7 +507,10 @@ def update(self: DropoutExplorer):
     by_mode = self.accuracy.loc[self.way, self.p_gen, self.p_mem]                           # (modes, groups)
     maps = self.accuracy.xs((self.way, self.mode), level=("way", "mode")).unstack()         # (p_gen, groups x p_mem)
     for k, group in enumerate(self.accuracy):
-        self._show_modes(group, by_mode[group])
+        lit = [1 if mode == self.mode else .3 for mode in by_mode.index]
+        self.put(f"{group} bars", (1, 1), ["mode"], type="bar", x=by_mode.index, y=by_mode[group],
+                 texttemplate="%{y:.2f}", textposition="outside", cliponaxis=False,
+                 marker={"color": shade(group), "opacity": lit}, hovertemplate=f"%{{y:.3f}}<extra>{group}</extra>")
         bright_is_good = {"reversescale": group == "noisy"}
         self.map(f"{group} map", (2, k + 1), self._trained(maps[group]), scale=False, texttemplate="%{z:.2f}",
                  **bright_is_good)
@@ -569,6 +564,8 @@ class PatternExplorer(Explorer):
         titles = ["", "what they say of it", "probability of the class", "how it grew"]
         plan = layout_of([.24, .38, .38], [230, 80], titles, whole=(2,))
         names = list(networks)
+        shades = [colors["clean"], colors["noisy"], "#CC79A7", colors["test"], colors["other"]]
+        self.shades = dict(zip(names, itertools.cycle(shades)))            # the same whoever asks
         self.set_up(plan, network=names, other=names, label=list(range(known)), start=list(range(starts)), step=kept)
         self.axes((1, 3), {}, {"range": [-.03, 1.03]})
         says = self.says[names[0], names[0]]
@@ -600,18 +597,12 @@ def _remember(self: PatternExplorer, networks, grow, lead):
 
 # %% ../nbs/31_explorers.ipynb #e28b1fda
 @patch
-def _shade_of(self: PatternExplorer, name):
-    "The colour of a network, the same whoever asks: blue for the first, orange for the second"
-    shades = [colors["clean"], colors["noisy"], "#CC79A7", colors["test"], colors["other"]]
-    return shades[self.choices["network"].index(name) % len(shades)]
-
-@patch
 def _show_opinion(self: PatternExplorer, who, dash, opacity):
     "What `network` or `other` says of the picture, and of those before; its probability of the class"
     name = getattr(self, who)
     now = self.choices["step"].index(self.step)
     says = self.says[self.network, name][:, self.label, self.start]     # (steps, classes)
-    shade = self._shade_of(name)
+    shade = self.shades[name]
     self.probabilities(f"{who} bars", (1, 2), self.classes, says[now], name, color=shade, opacity=opacity)
     self.curve(f"{who} curve", (1, 3), "step", says[:, self.label], shade, name, dash=dash)
     return float(says[now, self.label])
@@ -623,7 +614,7 @@ def _show_way(self: PatternExplorer):
     way = self.ways[self.network][:, self.label, self.start]              # (steps, C, H, W)
     kept = self.choices["step"]
     now = kept.index(self.step)
-    shade = self._shade_of(self.network)
+    shade = self.shades[self.network]
     hover = [f"after {step} steps" for step in kept]
     self.row("picture", (1, 1), way[now:now + 1], [shade], 1, below=0)
     self.row("film", (2, 1), way, [shade] * len(kept), len(kept), "step", kept, [*map(str, kept)], hover)
@@ -635,7 +626,7 @@ def update(self: PatternExplorer):
     self._show_way()
     own = self._show_opinion("network", "solid", 1)
     others = self._show_opinion("other", "dot", .6)
-    opinions = groups_say({self.network: own, self.other: others}, self._shade_of)
+    opinions = groups_say({self.network: own, self.other: others}, self.shades.get)
     name = html.escape(str(self.network))
     label = html.escape(self.classes[self.label])
     said = f"What <b>{name}</b> wants to see for class <b>{label}</b>, after <b>{self.step}</b> steps:"

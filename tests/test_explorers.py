@@ -179,10 +179,10 @@ def found(page, first):
 
 
 def alike(ours, theirs):
-    "Whether the browser has all that is ours; plotly adds to it, and numbers are the same to six digits"
+    "Whether the browser has all that is ours; plotly adds to it, and numbers are the same to five digits"
     if isinstance(ours, dict): return all(alike(value, theirs.get(key)) for key, value in ours.items())
     if isinstance(ours, list): return len(ours) == len(theirs) and all(map(alike, ours, theirs))
-    if isinstance(ours, float): return theirs == pytest.approx(ours, abs=1e-6)
+    if isinstance(ours, float): return theirs == pytest.approx(ours, abs=1e-5)
     return ours == theirs
 
 
