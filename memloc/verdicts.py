@@ -429,9 +429,10 @@ def _plans(cifar10):
             three(Dissect), *(compared(**data) for data in ({}, sooner, mnist)),
         ],
         "paper": [
-            three(Study, data=cifar10),
-            three(Dissect, data=cifar10),
+            three(Study, data=cifar10, parts=("two_stages",)),             # in pieces: a GPU may be lent for minutes
             compared(data=cifar10, noise=(.1,)),
+            *(three(Study, data=cifar10, parts=parts) for parts in (_probes[:3], _probes[3:])),
+            three(Dissect, data=cifar10),
             *(three(Study, data=data) for data in ("mnist", "svhn")),
             *(three(Study, data=cifar10, network=name, parts=_probes) for name in ("resnet50", "vit")),
         ],
