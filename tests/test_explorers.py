@@ -200,7 +200,7 @@ def data(size):
 
 
 @pytest.fixture(scope="module")
-def runs(lab, page): return lab[1] / "runs" / PRESET
+def runs(lab, page): return lab[1] / "runs" / PRESET / "explorers"
 
 
 @pytest.fixture(scope="module", autouse=True)
