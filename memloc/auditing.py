@@ -480,7 +480,8 @@ kinds = ("uniform", "confused")   # to any other class; to the one that looks li
 def _noisy_sets(train, noises, kind, seeds, methods):
     "{(noise, seed): training set}; `InputError` if one leaves nothing right, or nothing to find for those that rank"
     confuse = lookalikes(train) if kind == "confused" else None
-    sets = {(n, s): add_label_noise(train, n, s, confuse) if n else train for n in noises for s in seeds}
+    def lie(n, s): return add_label_noise(train, n, s, confuse) if n or train.y_true is None else train
+    sets = {(n, s): lie(n, s) for n in noises for s in seeds}
     for lies in sets.values():
         if lies.noisy.any() or not {"augmented", "confident"} & set(methods): detection(range(len(lies)), lies.noisy)
     return sets
@@ -1034,7 +1035,8 @@ class AuditRetraining(Part):
 
 # %% ../nbs/30_auditing.ipynb #a14c0022
 def _cleaned(train, first, how):
-    "A training set without these suspects, or with what the network says of them for their label"
+    """A training set without these suspects, or with what the network says of them for their label. `InputError` if
+    nothing is left of a class that had examples."""
     index = torch.tensor(first["index"].to_numpy(dtype=int), device=train.y.device)
     if how == "corrected":
         y = train.y.clone()
@@ -1042,7 +1044,10 @@ def _cleaned(train, first, how):
         return replace(train, y=y)
     keep = torch.ones_like(train.y, dtype=torch.bool)
     keep[index] = False
-    return subset(train, keep.nonzero()[:, 0])
+    gone = sorted({*train.y.tolist()} - {*train.y[keep].tolist()})
+    if not gone: return subset(train, keep.nonzero()[:, 0])
+    raise InputError(f"all examples that are labelled {train.classes[gone[0]]} are suspects, so a network without them "
+                     "has nothing to learn that class from: ask for --retraining.how corrected, or review the list")
 
 def _right_after(lab, train, name):
     "Which test pictures a new plain network gets right that has learned from this training set"
