@@ -253,29 +253,22 @@ def plant(
     seed: Seed = 0,   # of the draw
 ) -> tuple:           # the training set with planted labels, and the examples that have them, (n,)
     """Make some labels wrong on purpose, as the most disputed ones seem to be: a fortieth of the examples, but at least
-    50 and at most 500, and never more than a twentieth. Where nothing is disputed, labels are drawn evenly."""
+    50 and at most 500, and never more than a twentieth. Where no label of a class is disputed, another one is drawn
+    evenly."""
     given, logits = train.y.cpu(), logits.cpu().float()
     says = logits.argmax(1)
     n = min(max(len(train) // 40, 50), 500, len(train) // 20)
     log_p = logits.log_softmax(1).gather(1, given[:, None])[:, 0]
-    disputed = [i for i in log_p.argsort().tolist() if says[i] != given[i]][:n]
+    order = log_p.argsort()
+    disputed = order[says[order] != given[order]][:n]
     g = torch.Generator().manual_seed(seed % 2**32 ^ 0x5EED)              # not the one that noise is drawn with
-    agreed = [np.flatnonzero((says == given) & (given == c)).tolist() for c in range(len(train.classes))]
-    y = given.clone()
-    planted = []
-    for _ in range(n):
-        real, label = _wrong_pair(given, says, disputed, len(train.classes), g)
-        if not agreed[real]: continue                                      # no picture of that class is left
-        i = agreed[real].pop(torch.randint(len(agreed[real]), (1,), generator=g).item())
-        y[i] = label
-        planted.append(i)
-    return replace(train, y=y.to(train.y.device)), torch.tensor(planted, dtype=torch.long)
-
-def _wrong_pair(given, says, disputed, k, g):
-    "A class, and another one that it could be labelled: those of a disputed label, or any if there is none"
-    if not disputed: return torch.randperm(k, generator=g)[:2].tolist()
-    i = disputed[torch.randint(len(disputed), (1,), generator=g).item()]
-    return says[i].item(), given[i].item()
+    planted = torch.randperm(len(train), generator=g)[:n]
+    y, classes = given.clone(), torch.arange(len(train.classes))
+    for i in planted:
+        taken_for = given[disputed[says[disputed] == given[i]]]
+        if not len(taken_for): taken_for = classes[classes != given[i]]
+        y[i] = taken_for[torch.randint(len(taken_for), (1,), generator=g)]
+    return replace(train, y=y.to(train.y.device)), planted
 
 # %% ../nbs/30_auditing.ipynb #a14c0061
 def opinion(
@@ -304,14 +297,15 @@ def how_many_wrong(
     planted,  # scores of planted labels, (n,)
 ) -> dict:    # {"wrong", "low", "high"}, counts; None where nothing was planted
     """How many labels are wrong, about, with an interval of two standard errors, from where planted ones stand. Right
-    labels that look as bad as planted ones are counted as wrong."""
+    labels that look as bad as planted ones are counted as wrong; wrong ones that look better are not."""
     if not len(planted): return None
-    share = .9                                                                  # of planted labels, at which is looked
-    reached = int((np.asarray(scores) >= np.quantile(planted, 1 - share)).sum())
-    wrong = min(reached / share, len(scores))
-    error = wrong * np.sqrt((1 - share) / share / len(planted) + 1 / max(reached, 1))
-    low, high = max(wrong - 2 * error, 0), min(wrong + 2 * error, len(scores))
-    return {"wrong": round(wrong), "low": round(low), "high": round(high)}
+    share = np.linspace(.3, .9, 7)                                              # of planted labels, at which is looked
+    reached = (np.asarray(scores)[:, None] >= np.quantile(planted, 1 - share)).sum(0)
+    wrong = np.minimum(reached / share, len(scores))
+    error = wrong * np.sqrt((1 - share) / share / len(planted) + 1 / np.maximum(reached, 1))
+    low, high = (wrong - 2 * error).clip(0), (wrong + 2 * error).clip(0, len(scores))
+    best = 2 + high[2:].argmin()                                                # from half of them on
+    return {"wrong": round(wrong[best]), "low": round(low.min()), "high": round(high[best])}
 
 def wrong_among_first(
     scores,       # of the labels that are judged, (N,)
@@ -827,8 +821,9 @@ class AuditSuspects(Part):
         "A network learns all labels as they were given, from pictures that are moved or turned over a little each "
         "time it sees them. The score of a label says how far the network puts another class above it, on average over "
         "training: a label that others contradict is learned late, or not at all. "
-        "Copies of pictures with a label that is wrong for sure are planted among them; where these come in the list "
-        "says how many others are wrong. Unless it was left out, a second network says why a label is given. "
+        "Some labels are made wrong on purpose; where these planted ones come in the list "
+        "says how many others are wrong; mistakes that are always made alike are not counted, since a network learns "
+        "them as if they were right. Unless it was left out, a second network says why a label is given. "
         f"{tied_in_words} How far the label's probability falls then is its fall: half and more, and it was "
         "remembered, not learned.")
     paper = (
@@ -910,7 +905,8 @@ def _in_sum(estimate):
         yield "None of the labels seems to be wrong: nearly all planted ones come before any of them."
         return
     if low == 0:
-        yield f"Perhaps none of the labels is wrong, and not more than {high:,}, as planted ones tell."
+        yield (f"Perhaps none of the labels is wrong, and not more than {high:,}, as planted ones tell. The first "
+               f"{wrong:,} of the list say which.")
         return
     yield (f"About {wrong:,} labels are wrong, as planted ones tell ({low:,} to {high:,}). Look at the first {wrong:,} "
            f"of the list: about {estimate['among_first']:,} of those should be wrong.")
