@@ -300,12 +300,18 @@ def how_many_wrong(
     labels that look as bad as planted ones are counted as wrong; wrong ones that look better are not."""
     if not len(planted): return None
     share = np.linspace(.3, .9, 7)                                              # of planted labels, at which is looked
-    reached = (np.asarray(scores)[:, None] >= np.quantile(planted, 1 - share)).sum(0)
+    places = np.quantile(planted, 1 - share)
+    reached = (np.asarray(scores)[:, None] >= places).sum(0)
     wrong = np.minimum(reached / share, len(scores))
     error = wrong * np.sqrt((1 - share) / share / len(planted) + 1 / np.maximum(reached, 1))
     low, high = (wrong - 2 * error).clip(0), (wrong + 2 * error).clip(0, len(scores))
-    best = 2 + high[2:].argmin()                                                # from half of them on
-    return {"wrong": round(wrong[best]), "low": round(low.min()), "high": round(high[best])}
+    best = 2 + _density(scores, places[2:]).argmin()                            # from half of them on
+    return {"wrong": round(wrong[best]), "low": round(low[best - 2:best + 1].min()), "high": round(high[best])}
+
+def _density(scores, places):
+    "How many scores lie around some places, about, if they differ at all"
+    from scipy.stats import gaussian_kde
+    return gaussian_kde(scores)(places) if np.ptp(scores) else np.zeros(len(places))
 
 def wrong_among_first(
     scores,       # of the labels that are judged, (N,)
