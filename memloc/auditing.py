@@ -911,8 +911,8 @@ def _in_sum(estimate):
         yield "None of the labels seems to be wrong: nearly all planted ones come before any of them."
         return
     if low == 0:
-        yield (f"Perhaps none of the labels is wrong, and not more than {high:,}, as planted ones tell. The first "
-               f"{wrong:,} of the list say which.")
+        yield (f"Perhaps none of the labels is wrong, and not more than {high:,}, as planted ones tell. Look at the "
+               f"first {wrong:,} of the list.")
         return
     yield (f"About {wrong:,} labels are wrong, as planted ones tell ({low:,} to {high:,}). Look at the first {wrong:,} "
            f"of the list: about {estimate['among_first']:,} of those should be wrong.")
