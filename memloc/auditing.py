@@ -929,7 +929,7 @@ def figures(self: AuditSuspects, lab, section, tables):
     if not section["estimate"] or not section["estimate"]["high"]: return              # there is nothing to look for
     noisy = lab.train.noisy.cpu().numpy()[frame["index"]] if section["wrong"] else None
     yield Figure("how-far", "How far to look?",
-        "How many wrong labels should stand among the first ones of the list (grey, with two standard errors), judged "
+        "How many wrong labels should stand among the first ones of the list (grey, with its interval), judged "
         "by where the planted ones stand. Where the line becomes flat, looking further is hardly worth the time. The "
         "thin vertical line stands at the estimated number of wrong labels.",
         plot_how_far(frame.score, tables["planted"].score, section["estimate"], noisy))
