@@ -480,8 +480,7 @@ kinds = ("uniform", "confused")   # to any other class; to the one that looks li
 def _noisy_sets(train, noises, kind, seeds, methods):
     "{(noise, seed): training set}; `InputError` if one leaves nothing right, or nothing to find for those that rank"
     confuse = lookalikes(train) if kind == "confused" else None
-    def lie(n, s): return add_label_noise(train, n, s, confuse) if n or train.y_true is None else train
-    sets = {(n, s): lie(n, s) for n in noises for s in seeds}
+    sets = {(n, s): add_label_noise(train, n, s, confuse) if n else train for n in noises for s in seeds}
     for lies in sets.values():
         if lies.noisy.any() or not {"augmented", "confident"} & set(methods): detection(range(len(lies)), lies.noisy)
     return sets
