@@ -296,8 +296,9 @@ def how_many_wrong(
     scores,   # of the labels that are judged, (N,), the most suspicious the highest
     planted,  # scores of planted labels, (n,)
 ) -> dict:    # {"wrong", "low", "high"}, counts; None where nothing was planted
-    """How many labels are wrong, about, with an interval of two standard errors, from where planted ones stand. Right
-    labels that look as bad as planted ones are counted as wrong; wrong ones that look better are not."""
+    """How many labels are wrong, about, from where planted ones stand, with an interval of two standard errors, whose
+    lower end is the lowest of three places. Right labels that look as bad as planted ones are counted as wrong; wrong
+    ones that look better are not."""
     if not len(planted): return None
     share = np.linspace(.3, .9, 7)                                              # of planted labels, at which is looked
     places = np.quantile(planted, 1 - share)
